@@ -1,0 +1,29 @@
+// What this machine's processor and operating system can run, asked at run time.
+#pragma once
+
+namespace spx {
+
+// All false on processors other than x86-64.
+struct CpuFeatures {
+  bool avx = false;
+  bool f16c = false;
+  bool fma = false;
+  bool avx2 = false;
+  bool avx_vnni = false;
+  bool avx512f = false;
+  bool avx512bw = false;
+  bool avx512dq = false;
+  bool avx512vl = false;
+  bool avx512vnni = false;
+  bool avx512bf16 = false;
+  bool avx512fp16 = false;
+  // On Linux a process must also ask the kernel for leave (arch_prctl ARCH_REQ_XCOMP_PERM) before it uses the tiles.
+  bool amx_tile = false;
+  bool amx_bf16 = false;
+  bool amx_int8 = false;
+};
+
+// Asked once and kept.
+const CpuFeatures& cpu_features();
+
+}  // namespace spx

@@ -1,0 +1,53 @@
+# Developer commands. `make` alone lists them.
+PYTHON ?= python3
+VENV ?= .venv
+BIN = $(VENV)/bin
+
+# What `make draw` draws.
+DRAW ?= --res 56 --n 10 --out digits.png
+
+# The extension is built by pip, so the environment is renewed whenever one of its sources is newer.
+SOURCES = pyproject.toml setup.py CMakeLists.txt $(shell find csrc -type f)
+CXX_FILES = $(shell find csrc -name '*.h' -o -name '*.cpp' -o -name '*.cu')
+
+.DEFAULT_GOAL := help
+.PHONY: help venv draw test lint format bench clean
+
+help:  ## list the commands
+	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /  make \1\t/' | expand -t 16
+
+# For users: the package alone. For developers: the tools and tests too.
+$(VENV)/.installed: $(SOURCES)
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install -e .
+	touch $@
+
+$(VENV)/.developed: $(SOURCES)
+	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install -e '.[dev]'
+	touch $(VENV)/.installed $@
+
+venv: $(VENV)/.developed  ## an environment in .venv with spx (editable), its tests and its tools
+
+draw: $(VENV)/.installed  ## draw ten digits into digits.png; DRAW="..." for other options
+	$(BIN)/spx-sample $(DRAW)
+
+test: $(VENV)/.developed  ## run the tests
+	$(BIN)/python -m pytest -q tests
+
+lint: $(VENV)/.developed  ## check style and formatting
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/clang-format --dry-run -Werror $(CXX_FILES)
+
+format: $(VENV)/.developed  ## put style and formatting right
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+	$(BIN)/clang-format -i $(CXX_FILES)
+
+bench: $(VENV)/.developed  ## run the benchmarks
+	$(BIN)/python -m pytest benchmarks --benchmark-only
+
+clean:  ## remove what was built, and .venv
+	rm -rf build dist *.egg-info spxcore/*.so $(VENV) .pytest_cache .ruff_cache .benchmarks
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +

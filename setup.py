@@ -18,6 +18,7 @@ from setuptools.command.build_ext import build_ext
 
 ROOT = Path(__file__).resolve().parent
 AGAIN = "then run the same pip install again"
+SWITCHES = {"_native": "SPX_REQUIRE_NATIVE", "_cuda": "SPX_CUDA"}
 
 
 class BuildFailed(Exception):
@@ -63,31 +64,34 @@ def call(command: list[str], sentence: str) -> None:
 class CMakeBuild(build_ext):
     """Builds spxcore._native and spxcore._cuda, each in its own CMake tree, so that one can fail without the other."""
 
+    def run(self) -> None:
+        # All of them before the first module is built: a mistake in one is told at once.
+        self.required = {module: switch(name) for module, name in SWITCHES.items()}
+        self.editable = self.inplace  # setuptools clears it while it builds
+        super().run()
+
     def build_extension(self, ext: Extension) -> None:
         module = ext.name.rpartition(".")[2]
-        required = switch("SPX_REQUIRE_NATIVE") if module == "_native" else switch("SPX_CUDA")
-        # A module of an earlier build, here or beside the sources, must not outlive a failure of this one.
         target = Path(self.get_ext_fullpath(ext.name)).resolve()
-        for old in (target, ROOT / "spxcore" / target.name):
-            old.unlink(missing_ok=True)
+        # A module of an earlier build must not outlive a failure of this one. The copy beside the sources belongs to an
+        # editable install: another kind of build leaves it alone.
+        target.unlink(missing_ok=True)
+        if self.editable:
+            (ROOT / "spxcore" / target.name).unlink(missing_ok=True)
         try:
             if module == "_native":
                 self.cmake(module, target, ["-DSPX_CUDA=OFF"])
             else:
-                self.cuda(module, target, required)
+                self.cuda(module, target)
         except BuildFailed as error:
             if error.log:
                 print(f"The end of what the tools printed:\n{error.log[-6000:]}")
-            if required:
-                raise SystemExit(f"spx: {ext.name} is required ({self.required_by(module)}) but {error}") from None
+            if self.required[module]:
+                raise SystemExit(f"spx: {ext.name} is required ({SWITCHES[module]}=1) but {error}") from None
             print(f"\nspx: going on without {ext.name}: {error}.\n")
 
-    @staticmethod
-    def required_by(module: str) -> str:
-        return "SPX_REQUIRE_NATIVE=1" if module == "_native" else "SPX_CUDA=1"
-
-    def cuda(self, module: str, target: Path, required: bool | None) -> None:
-        if required is False:
+    def cuda(self, module: str, target: Path) -> None:
+        if self.required[module] is False:
             raise BuildFailed("SPX_CUDA=0 leaves it out")
         nvcc = find_nvcc()
         if nvcc is None:
@@ -98,7 +102,10 @@ class CMakeBuild(build_ext):
         self.cmake(module, target, ["-DSPX_CUDA=ON", f"-DCMAKE_CUDA_COMPILER={nvcc}"])
 
     def cmake(self, module: str, target: Path, options: list[str]) -> None:
-        import pybind11
+        try:
+            import pybind11
+        except ModuleNotFoundError:
+            raise BuildFailed(f"pybind11 was not found: pip install pybind11, {AGAIN}") from None
 
         ninja = find_tool("ninja")
         tree = Path(self.build_temp).resolve() / module

@@ -8,7 +8,7 @@ from types import ModuleType
 
 from .errors import SpxError
 
-_AGAIN = "run `pip install -e .` again in a checkout of spx, or `pip install --force-reinstall --no-deps spx`"
+_AGAIN = "run the `pip install` that installed spx once more, in a checkout: `pip install -e .`"
 
 
 @functools.cache

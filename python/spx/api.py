@@ -1,0 +1,173 @@
+"""The Python interface: load a checkpoint, draw samples, reconstruct images."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from spxcore.engines import Engine, Job, Weights
+from spxcore.errors import require
+from spxcore.sampler import draw_job
+
+from .checkpoints import load_model
+
+if TYPE_CHECKING:
+    from .model import SpatialPixelCNN
+
+
+class Model:
+    """A trained Spatial PixelCNN, ready to draw.
+
+    Args:
+        module: the torch model; `Model` does not change it.
+    """
+
+    def __init__(self, module: SpatialPixelCNN):
+        self.module = module.eval()
+        self.config = module.network_config
+        self.weights = Weights.of(module.network)
+
+    @property
+    def patch(self) -> int:
+        """Side m of the patch, and the smallest size that can be drawn."""
+        return self.config.patch
+
+    def sample(
+        self,
+        height: int = 28,
+        width: int | None = None,
+        n: int = 1,
+        seed: int = 0,
+        *,
+        digit: int | None = None,
+        temperature: float = 1.0,
+        map: bool = False,
+        engine: str | Engine = "auto",
+        progress: Callable[[int], None] | None = None,
+        out: np.ndarray | None = None,
+    ) -> np.ndarray:
+        """Draw new images.
+
+        Image i of a seed is the same whatever n, the engine or the batch; its code z is drawn from the prior with the same seed,
+        so that one seed gives one digit at every size.
+
+        Args:
+            height, width: H, W in pixels, at least the patch size; width defaults to height.
+            n: number of images.
+            seed: 0 <= seed < 2^64.
+            digit: class to draw codes from; None for any. Needs a checkpoint with a mixture prior.
+            temperature: factor on the scales of the logistics; > 0.
+            map: MAP sampling: the mean of the drawn mixture component.
+            engine: "auto", "reference", "torch", "cpp", "triton", "cuda", or an engine object.
+            progress: called with the number of pixels drawn since the last call.
+            out: uint8 [n, H, W, C] to draw into.
+
+        Returns:
+            uint8 [n, H, W, C].
+
+        Raises:
+            SpxError: for an argument out of range.
+        """
+        require(n >= 1, "n", "at least 1", n)
+        require(0 <= seed < 1 << 64, "seed", "0 to 2^64 - 1", seed)
+        z = None
+        if self.config.latent:
+            z = self.module.prior.sample(seed, np.arange(n), digit)
+        else:
+            require(digit is None, "digit", "none for a checkpoint without latent code", digit)
+        options = dict(temperature=temperature, map=map, engine=engine, progress=progress, out=out)
+        return self.draw(height, width, z, seed, n=n, **options)
+
+    def reconstruct(
+        self,
+        images: np.ndarray,
+        height: int = 28,
+        width: int | None = None,
+        seed: int = 0,
+        *,
+        temperature: float = 1.0,
+        map: bool = False,
+        engine: str | Engine = "auto",
+        progress: Callable[[int], None] | None = None,
+        out: np.ndarray | None = None,
+    ) -> np.ndarray:
+        """Draw given images anew, at any size, from the mean of their codes (paper, section 5.3).
+
+        Args:
+            images: uint8 [N, H', W', C] of any size; light strokes on dark, as the training data.
+            height, width, seed, temperature, map, engine, progress, out: as of `sample`.
+
+        Returns:
+            uint8 [N, H, W, C].
+        """
+        options = dict(temperature=temperature, map=map, engine=engine, progress=progress, out=out)
+        return self.draw(height, width, self.encode(images), seed, **options)
+
+    def draw(
+        self,
+        height: int,
+        width: int | None,
+        z: np.ndarray | None,
+        seed: int = 0,
+        *,
+        n: int | None = None,
+        engine: str | Engine = "auto",
+        progress: Callable[[int], None] | None = None,
+        out: np.ndarray | None = None,
+        **options,
+    ) -> np.ndarray:
+        """Draw images of given codes z [N, latent] (None and `n` without latent); the other arguments as of `sample`.
+
+        Returns:
+            uint8 [N, H, W, C].
+        """
+        job = self.job(height, width, z, seed, n=n, **options)
+        return draw_job(self.weights, job, engine, progress, out)
+
+    def encode(self, images: np.ndarray) -> np.ndarray:
+        """Mean of the code of each image: uint8 [N, H, W, C] -> float32 [N, latent]."""
+        import torch
+
+        from .patches import to_unit
+
+        require(self.config.latent > 0, "reconstruct", "a checkpoint with a latent code", "one without")
+        good = (
+            images.ndim == 4
+            and images.dtype == np.uint8
+            and images.shape[3] == self.config.channels
+            and images.size > 0
+        )
+        expected = f"uint8 [N, H, W, {self.config.channels}]"
+        require(good, "images", expected, f"{images.dtype} {list(images.shape)}")
+        with torch.no_grad():
+            x = to_unit(torch.from_numpy(np.ascontiguousarray(images.transpose(0, 3, 1, 2))))
+            mean, _ = self.module.vae.encode(x)
+        return mean.numpy()
+
+    def feature_maps(self, z: np.ndarray | None) -> np.ndarray | None:
+        """Feature maps of codes, float32 [N, latent] -> [N, M, h, w]; None with the paper's conditioning."""
+        import torch
+
+        if z is None or self.module.maps is None:
+            return None
+        with torch.no_grad():
+            return self.module.image_maps(torch.from_numpy(z)).numpy()
+
+    def job(
+        self, height: int, width: int | None, z: np.ndarray | None, seed: int = 0, *, n: int | None = None, **options
+    ) -> Job:
+        """The `spxcore` job of drawing images 0, 1, 2 ... with codes z [N, latent]; options: temperature, map."""
+        numbers = np.arange(n if z is None else len(z))
+        return Job(height, height if width is None else width, seed, numbers, z, self.feature_maps(z), **options)
+
+
+def load(name_or_path: str | Path = "mnist-8x8") -> Model:
+    """Load a checkpoint: one that is shipped, a folder, or a Hugging Face hub name.
+
+    Raises:
+        SpxError: if it cannot be found or is damaged.
+    """
+    return Model(load_model(name_or_path))

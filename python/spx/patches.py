@@ -1,0 +1,143 @@
+"""Training patches: a random m x m piece of each image, seen at a random size, with its coordinates."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from spxcore.config import NetworkConfig
+
+
+@dataclass(frozen=True)
+class Patches:
+    """A batch of patches.
+
+    Attributes:
+        x: [B, C, m, m] pixels in [-1, 1] on the 256-level grid.
+        y0, y1, x0, x1: [B] coordinates in [-1, 1] of each patch's first and last row and column.
+        scale: [B] scale input, as `spxcore.coords.scale`.
+        weight: [B] importance weight of the patch in the loss.
+    """
+
+    x: Tensor
+    y0: Tensor
+    y1: Tensor
+    x0: Tensor
+    x1: Tensor
+    scale: Tensor
+    weight: Tensor
+
+
+def to_unit(images: Tensor) -> Tensor:
+    """uint8 levels -> float32 in [-1, 1]."""
+    return images.float() / 127.5 - 1
+
+
+def on_grid(x: Tensor) -> Tensor:
+    """Reals -> the nearest of the 256 levels in [-1, 1]."""
+    return ((x.clamp(-1, 1) + 1) * 127.5 + 0.5).floor() / 127.5 - 1
+
+
+def contrast(n: Tensor | float, native: int, strength: float):
+    """Factor on pixel values around mid-grey at image size n: 1 + strength (n / native - 1); 1 at the data's own size."""
+    return 1 + strength * (n / native - 1)
+
+
+def resample(images: Tensor, y: Tensor, x: Tensor, factor: Tensor) -> Tensor:
+    """Images seen at larger sizes: bicubic values at given coordinates, contrast raised, quantised to 256 levels.
+
+    Args:
+        images: [B, C, H, W] in [-1, 1].
+        y, x: [B, k], [B, l] coordinates of the rows and columns wanted, in [-1, 1].
+        factor: [B] contrast factors; with 1 and the image's own coordinates the image comes back unchanged.
+
+    Returns:
+        [B, C, k, l].
+    """
+    grid = torch.stack(torch.broadcast_tensors(x[:, None, :], y[:, :, None]), dim=-1)
+    values = F.grid_sample(images, grid, mode="bicubic", padding_mode="border", align_corners=True)
+    return on_grid(values * factor[:, None, None, None])
+
+
+def full_image(images: Tensor, n: int, strength: float) -> Tensor:
+    """Images [B, C, H, H] in [-1, 1] as training sees them at size n, [B, C, n, n] (what a sample at n should look like)."""
+    axis = torch.linspace(-1, 1, n).expand(len(images), n)
+    return resample(images, axis, axis, torch.full((len(images),), contrast(n, images.shape[-1], strength)))
+
+
+def _edge_density(images: Tensor) -> Tensor:
+    """[B, C, H, W] -> [B, H*W], a density over pixels that favours those on edges; sums to 1."""
+    grey = images.mean(dim=1, keepdim=True)
+    spread = F.max_pool2d(grey, 3, 1, 1) + F.max_pool2d(-grey, 3, 1, 1)  # maximum minus minimum of the neighbourhood
+    spread = spread.flatten(1) + 1e-6
+    return spread / spread.sum(dim=1, keepdim=True)
+
+
+def sample_patches(
+    images: Tensor,
+    config: NetworkConfig,
+    generator: torch.Generator,
+    contrast_strength: float = 0.0,
+    native_share: float = 1 / 3,
+    aimed_share: float = 1 / 2,
+) -> Patches:
+    """One random patch of each image.
+
+    At a single size the patch's position is uniform. On mixed sizes a share `native_share` of the patches is at the
+    smallest size, uniform; the others are at log-uniform sizes n up to the largest, a share `aimed_share` of *these*
+    aimed at edges. Aimed and unaimed positions together are a known density q over pixels, so each patch carries the
+    importance weight p / q: the loss stays the unbiased mean over uniform positions, with more of the work spent on edges
+    (without it, edges would be expected too often, and specks be drawn).
+
+    Args:
+        images: [B, C, H, H] in [-1, 1].
+        config: network the patches are for; its `patch` and `sizes`.
+        generator: source of all randomness.
+        contrast_strength: see `contrast`.
+        native_share, aimed_share: as above, in [0, 1].
+    """
+    batch, side, m = len(images), images.shape[-1], config.patch
+    low, high = config.sizes
+
+    def uniform() -> Tensor:
+        return torch.rand(batch, generator=generator, device=images.device)
+
+    n = (low * (high / low) ** uniform()).round().clamp(low, high)
+    native = uniform() < (native_share if high > low else 1.0)
+    n = torch.where(native, torch.full_like(n, low), n)
+
+    # A uniform origin, or a patch centred somewhere in a pixel drawn from the edge density.
+    limit, to_n = n - m, (n - 1) / (side - 1)
+    density = _edge_density(images)
+    pixel = torch.multinomial(density, 1, generator=generator)[:, 0]
+    aimed = (uniform() < aimed_share) & ~native
+
+    def origin(index: Tensor) -> Tensor:
+        anywhere = (uniform() * (limit + 1)).floor()
+        at_edge = ((index + uniform() - 0.5) * to_n - (m - 1) / 2).round()
+        return torch.where(aimed, at_edge, anywhere).clamp_min(0).minimum(limit)
+
+    y, x = origin(torch.div(pixel, side, rounding_mode="floor")), origin(pixel % side)
+
+    # p / q: the density of the patch's centre relative to the uniform one.
+    def nearest(origin: Tensor) -> Tensor:
+        return ((origin + (m - 1) / 2) / to_n).round().clamp(0, side - 1).long()
+
+    relative = density.gather(1, (nearest(y) * side + nearest(x))[:, None])[:, 0] * side * side
+    weight = torch.where(native, torch.ones_like(n), 1 / (1 - aimed_share + aimed_share * relative))
+
+    step = 2 / (n - 1)
+    y0, x0 = y * step - 1, x * step - 1
+    y1, x1 = (y + m - 1) * step - 1, (x + m - 1) * step - 1
+    place = torch.arange(m, dtype=torch.float32, device=images.device)
+    rows, columns = (y[:, None] + place) * step[:, None] - 1, (x[:, None] + place) * step[:, None] - 1
+    pixels = resample(images, rows, columns, contrast(n, side, contrast_strength))
+    if high > low:
+        scale = (2 * torch.log(n / low) / math.log(high / low) - 1).clamp(-1, 1)
+    else:
+        scale = torch.zeros_like(n)
+    return Patches(pixels, y0, y1, x0, x1, scale, weight)

@@ -6,7 +6,7 @@ from ..errors import SpxError, require
 from .base import Engine, Job, Weights
 
 # Slowest first. `auto` and `fastest` take the last that is available.
-NAMES = ("reference", "torch", "triton", "cpp", "cuda")
+NAMES = ("reference", "torch", "cpp", "triton", "cuda")
 CHOICES = ("auto", *NAMES)
 
 

@@ -31,7 +31,8 @@ def log_prob(params: Tensor, x: Tensor) -> Tensor:
         means = torch.stack(
             [means[:, 0], means[:, 1] + c[:, 0] * red, means[:, 2] + c[:, 1] * red + c[:, 2] * green], dim=1
         )
-    inv_s = torch.exp(-log_scales.clamp_min(MIN_LOG_SCALE))
+    # Above e^80 all is in the two tails; without an upper limit 1 / s underflows and its gradient is NaN.
+    inv_s = torch.exp(-log_scales.clamp(MIN_LOG_SCALE, 80.0))
     centred = x[:, :, None] - means  # [B, C, K, H, W]
     upper = inv_s * (centred + 1 / 255)  # a
     lower = inv_s * (centred - 1 / 255)  # b

@@ -1,0 +1,135 @@
+"""What several test files share: tiny data, tiny models, and the comparison of images that two engines drew."""
+
+from __future__ import annotations
+
+import gzip
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from spx.model import SpatialPixelCNN
+from spx.prior import Prior
+from spxcore.config import NetworkConfig
+from spxcore.engines import Job, Weights
+from spxcore.network import PixelCNN
+from spxcore.sampler import first_difference
+
+# How far from a bin edge a draw may lie and still fall on either side: levels, or shares of the component weights' sum. Measured:
+# batches of 1 and of 512 give parameters up to 2e-6 apart (networks of `network`), which is 127.5 times as much in levels.
+EDGE = 1e-3
+
+
+def idx_bytes(array: np.ndarray) -> bytes:
+    """A uint8 array as an IDX file."""
+    array = np.asarray(array, np.uint8)
+    return bytes([0, 0, 8, array.ndim]) + np.array(array.shape, ">u4").tobytes() + array.tobytes()
+
+
+def write_idx(path: Path, array: np.ndarray) -> Path:
+    """Write an IDX file, packed if the name ends in .gz."""
+    raw = idx_bytes(array)
+    path.write_bytes(gzip.compress(raw) if path.suffix == ".gz" else raw)
+    return path
+
+
+def digits(count: int, side: int = 28, channels: int = 1, classes: int = 2, seed: int = 0):
+    """Something like digits: a bar (class 0), a square (1) ... somewhere. uint8 [N, H, W(, 3)], labels uint8 [N]."""
+    g = np.random.default_rng(seed)
+    images = np.zeros((count, side, side), np.uint8)
+    labels = (np.arange(count) % classes).astype(np.uint8)
+    for image, label in zip(images, labels):
+        y, x = g.integers(side // 7, side // 3, 2)
+        image[y : y + side // 2, x : x + side // 7 * (1 + 2 * int(label))] = g.integers(160, 256)
+    if channels == 3:
+        images = np.stack([images, images // 2, 255 - images], axis=3)
+    return images, labels
+
+
+def write_dataset(folder: Path, train: int = 64, test: int = 16, **options) -> Path:
+    """The four files of a tiny data set (spx.data name "idx")."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for prefix, count, seed in (("train", train, 0), ("t10k", test, 1)):
+        images, labels = digits(count, seed=seed, **options)
+        write_idx(folder / f"{prefix}-images-idx3-ubyte.gz", images)
+        write_idx(folder / f"{prefix}-labels-idx1-ubyte", labels)
+    return folder
+
+
+TINY = {"filters": 6, "layers": 1, "mixtures": 3}
+
+
+def config(**fields) -> NetworkConfig:
+    """A small network's configuration: 8x8, 6 filters, one layer a block unless told otherwise."""
+    fields = {**TINY, "latent": 5, "maps": 3, "conditioning": "paper", **fields}
+    if fields["conditioning"] == "paper":
+        fields.setdefault("sizes", (28, 28))
+    return NetworkConfig(**fields)
+
+
+def network(configuration: NetworkConfig, seed: int = 0) -> PixelCNN:
+    """A network whose outputs are spread like a trained one's: every weight drawn anew, nothing at its neutral value."""
+    g = torch.Generator().manual_seed(seed)
+    result = PixelCNN(configuration).eval()
+    with torch.no_grad():
+        for name, p in result.named_parameters():
+            # A bright or dark mean, a scale of a few levels to a few dozen: images with structure and with noise.
+            spread = {"g": (1.0, 0.3), "bias": (0.0, 0.2)}.get(name.rsplit(".", 1)[-1], (0.0, 0.3))
+            p.copy_(spread[0] + spread[1] * torch.randn(p.shape, generator=g))
+        k, c = configuration.mixtures, configuration.channels
+        result.nin_out.bias[k * (1 + c) : k * (1 + 2 * c)] -= 2.5
+    return result
+
+
+def job(configuration: NetworkConfig, height: int, width: int, images: int = 1, seed: int = 7, **options) -> Job:
+    """A job with random codes and maps for a network."""
+    g = np.random.default_rng(seed)
+    z = g.normal(size=(images, configuration.latent)).astype(np.float32) if configuration.latent else None
+    maps = None
+    if configuration.conditioning == "spatial":
+        maps = g.normal(size=(images, configuration.maps, 6, 6)).astype(np.float32)
+    return Job(height, width, seed, np.arange(images), z, maps, **options)
+
+
+def same_images(weights: Weights | PixelCNN, job: Job, a: np.ndarray, b: np.ndarray, edge: float = EDGE) -> None:
+    """Assert that two drawings of a job are the same, or part at a draw that lies within rounding of a bin edge.
+
+    From such a pixel on the two images are two different ones, so each image of the job is looked at by itself.
+    """
+    assert a.shape == b.shape and a.dtype == b.dtype == np.uint8
+    for n in range(len(a)):
+        only = np.zeros_like(a)
+        only[n] = 1
+        difference = first_difference(weights, job, a, np.where(only, b, a))
+        assert difference is None or difference.edge_distance <= edge, difference
+
+
+def tiny_model(channels: int = 1, conditioning: str = "spatial", prior: bool = True, seed: int = 0, **fields):
+    """A whole model of 8x8 patches with a mixture prior of two classes, 3 and 5, all of it random."""
+    torch.manual_seed(seed)
+    latent = fields.get("latent", 5)
+    fields = {
+        **TINY,
+        "patch": 8,
+        "channels": channels,
+        "latent": latent,
+        "maps": 3,
+        "conditioning": conditioning,
+        **fields,
+    }
+    if conditioning == "paper":
+        fields.setdefault("sizes", [28, 28])
+    vae = {"size": 28, "channels": channels, "filters": [4, 4, 8], "mixtures": 2, "latent": latent} if latent else None
+    model = SpatialPixelCNN(network=fields, vae=vae, classes=10)
+    if prior and latent:
+        model.set_prior(tiny_prior(latent))
+    return model.eval()
+
+
+def tiny_prior(latent: int = 5) -> Prior:
+    """Two components of class 3 and one of class 5, well apart."""
+    means = np.zeros((3, latent), np.float32)
+    means[:, 0] = (-9, -6, 9)
+    cholesky = np.stack([np.eye(latent, dtype=np.float32) * s for s in (0.5, 0.25, 1.0)])
+    cholesky[:, 1, 0] = 0.2
+    return Prior(latent, np.float32([0.25, 0.25, 0.5]), np.array([3, 3, 5]), means, cholesky)

@@ -123,11 +123,16 @@ def sample_patches(
 
     y, x = origin(torch.div(pixel, side, rounding_mode="floor")), origin(pixel % side)
 
-    # p / q: the density of the patch's centre relative to the uniform one.
-    def nearest(origin: Tensor) -> Tensor:
-        return ((origin + (m - 1) / 2) / to_n).round().clamp(0, side - 1).long()
+    # p / q exactly: the chance that this origin is aimed at, summed over the pixels it may have been aimed from, relative to
+    # the uniform one. Clamping puts more origins at the image's border than an edge density at the patch's centre would tell.
+    def aimed_from(origin: Tensor) -> Tensor:  # [B] -> [B, side]
+        ends = (torch.arange(side + 1, device=images.device) - 0.5) * to_n[:, None] - (m - 1) / 2
+        low = torch.where(origin > 0, origin - 0.5, -math.inf)[:, None]
+        high = torch.where(origin < limit, origin + 0.5, math.inf)[:, None]
+        return (ends[:, 1:].minimum(high) - ends[:, :-1].maximum(low)).clamp_min(0) / to_n[:, None]
 
-    relative = density.gather(1, (nearest(y) * side + nearest(x))[:, None])[:, 0] * side * side
+    chance = torch.einsum("bi,bij,bj->b", aimed_from(y), density.view(batch, side, side), aimed_from(x))
+    relative = chance * (limit + 1) ** 2
     weight = torch.where(native, torch.ones_like(n), 1 / (1 - aimed_share + aimed_share * relative))
 
     step = 2 / (n - 1)

@@ -129,10 +129,12 @@ def _gunzipping_downloader(url: str, output_file: str, pooch_) -> None:
     """Download and decompress, so that the checksum of the decompressed file, the one that is published, can be checked."""
     import pooch
 
-    packed = f"{output_file}.gz"
-    pooch.HTTPDownloader()(url, packed, pooch_)
-    Path(output_file).write_bytes(gzip.decompress(Path(packed).read_bytes()))
-    Path(packed).unlink()
+    packed = Path(f"{output_file}.gz")
+    try:
+        pooch.HTTPDownloader()(url, str(packed), pooch_)
+        Path(output_file).write_bytes(gzip.decompress(packed.read_bytes()))
+    finally:
+        packed.unlink(missing_ok=True)
 
 
 def load(name: str, folder: str | Path, split: str) -> Images:
@@ -167,5 +169,6 @@ def load(name: str, folder: str | Path, split: str) -> Images:
     images = images[:, None] if images.ndim == 3 else np.ascontiguousarray(images.transpose(0, 3, 1, 2))
     require(images.shape[1] in (1, 3), f"{split} images", "1 or 3 channels", images.shape[1])
     require(len(images) > 0, f"{split} images", "at least one image", 0)
-    require(len(labels) == len(images), f"{split} labels", f"{len(images)}, one an image", len(labels))
+    one_each = labels.shape == (len(images),)
+    require(one_each, f"{split} labels", f"shape ({len(images)},), one an image", labels.shape)
     return Images(images, labels)

@@ -96,7 +96,8 @@ class Recipe:
         require(0 <= self.ema < 1, "ema", "0 <= decay < 1", self.ema)
         whole = self.batch % self.patches_per_image == 0
         require(whole, "batch", f"a multiple of patches_per_image ({self.patches_per_image})", self.batch)
-        self.network()
+        wanted = "none for a network without a latent code, such as pixelcnnpp- presets'"
+        require(self.network().latent > 0 or self.vae == "none", "vae", wanted, repr(self.vae))
 
     def network(self, channels: int = 1) -> NetworkConfig:
         """The network this recipe trains, for images of so many channels."""

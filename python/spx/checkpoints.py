@@ -91,6 +91,10 @@ def read_tensors(folder: Path) -> dict[str, np.ndarray]:
         raise SpxError(f"{folder}: expected {WEIGHTS} beside {CONFIG}, got none") from error
     except (SafetensorError, OSError, ValueError) as error:
         raise SpxError(f"{path}: damaged ({error}); fetch the checkpoint again") from error
+    except TypeError as error:  # bfloat16 and other types NumPy does not have
+        raise SpxError(
+            f"{path}: expected tensors of NumPy's types, got another ({error}); save it in float32"
+        ) from error
     for name, tensor in tensors.items():
         finite = tensor.dtype.kind != "f" or bool(np.isfinite(tensor).all())
         require(
@@ -115,11 +119,10 @@ def load_model(name_or_path: str | Path) -> SpatialPixelCNN:
 
     folder = resolve(name_or_path)
     config, tensors = read_config(folder), read_tensors(folder)
-    known = ("network", "vae", "components", "classes", "contrast", "about")
     try:
-        model = SpatialPixelCNN(**{name: config[name] for name in known if name in config})
-    except TypeError as error:
-        raise SpxError(f"{folder / CONFIG}: unknown or missing field ({error})") from error
+        model = SpatialPixelCNN(**config)
+    except (SpxError, TypeError, ValueError, RuntimeError) as error:  # torch's own messages go on for lines
+        raise SpxError(f"{folder / CONFIG}: not a model ({str(error).splitlines()[0]})") from error
     expected = model.state_dict()
     missing, surplus = sorted(expected.keys() - tensors.keys()), sorted(tensors.keys() - expected.keys())
     path = str(folder / WEIGHTS)

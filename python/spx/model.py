@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 from dataclasses import asdict
+from pathlib import Path
 
 import numpy as np
 import torch
-from huggingface_hub import PyTorchModelHubMixin
+from huggingface_hub import PyTorchModelHubMixin, snapshot_download
 from torch import Tensor, nn
 
 from spxcore.config import NetworkConfig
 from spxcore.errors import SpxError
 from spxcore.network import PixelCNN, place_inputs
 
+from .checkpoints import CONFIG, WEIGHTS, load_model, save_checkpoint
 from .feature_maps import FeatureMaps
 from .patches import Patches
 from .prior import Prior
@@ -84,6 +86,30 @@ class SpatialPixelCNN(
         self.allocate_prior(len(prior.weights))
         for name in ("weights", "classes", "means", "cholesky"):
             getattr(self, f"prior_{name}").copy_(torch.from_numpy(np.ascontiguousarray(getattr(prior, name))))
+
+    def _save_pretrained(self, save_directory: Path) -> None:
+        """The hub mixin's hook: our own writer, since the mixin would keep the constructor's arguments, not a later prior."""
+        save_checkpoint(self, save_directory)
+
+    @classmethod
+    def _from_pretrained(
+        cls,
+        *,
+        model_id: str,
+        revision: str | None = None,
+        cache_dir: str | None = None,
+        force_download: bool = False,
+        local_files_only: bool = False,
+        token: str | bool | None = None,
+        **_,
+    ) -> SpatialPixelCNN:
+        """The hub mixin's hook: our own reader, strict, and never a pickle."""
+        if not Path(model_id).is_dir():
+            model_id = snapshot_download(
+                model_id, revision=revision, cache_dir=cache_dir, force_download=force_download,
+                local_files_only=local_files_only, token=token, allow_patterns=[CONFIG, WEIGHTS],
+            )  # fmt: skip
+        return load_model(model_id)
 
     def config_dict(self) -> dict:
         """The constructor's arguments that make a model of the same shape; what config.json holds."""

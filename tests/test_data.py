@@ -71,7 +71,7 @@ def test_damaged_files(tmp_path, case):
 
 
 def test_no_such_file(tmp_path):
-    with pytest.raises(SpxError, match="cannot be read"):
+    with pytest.raises(SpxError, match=r"cannot be read"):
         data.read_idx(tmp_path / "none")
 
 
@@ -143,12 +143,12 @@ def test_unknown_names(tmp_path, name, split):
 
 
 def test_files_that_are_not_the_named_data(folder):
-    with pytest.raises(SpxError, match="expected MD5 6bbc9ace898e44ae57da46a324031adb, got .*use --data idx"):
+    with pytest.raises(SpxError, match=r"expected MD5 6bbc9ace898e44ae57da46a324031adb, got .*use --data idx"):
         data.load("mnist", folder, "train")
 
 
 def test_without_a_network(tmp_path):
-    with pytest.raises(SpxError, match="not in .* and cannot be downloaded .ConnectionError: .*--data-dir"):
+    with pytest.raises(SpxError, match=r"not in .* and cannot be downloaded .ConnectionError: .*--data-dir"):
         data.load("mnist", tmp_path, "train")
     assert list(tmp_path.iterdir()) == []
 
@@ -186,7 +186,7 @@ def test_download(tmp_path, monkeypatch, source):
 @pytest.mark.parametrize("bad", [b"<html>", gzip.compress(idx_bytes(np.zeros((20, 28, 28))))])
 def test_a_download_that_is_not_it(tmp_path, monkeypatch, source, bad):
     served(monkeypatch, {**source, "train-images-idx3-ubyte.gz": bad})
-    with pytest.raises(SpxError, match="cannot be downloaded"):
+    with pytest.raises(SpxError, match=r"cannot be downloaded"):
         data.load("mnist", tmp_path, "train")
     assert list(tmp_path.iterdir()) == []  # nothing that a second try would take for the data
 

@@ -120,7 +120,7 @@ def test_the_comparison_refuses_a_flipped_pixel(small, drawn):
     where = far_pixel(small, task, images)
     wrong = images.copy()
     wrong[where] ^= 1
-    with pytest.raises(AssertionError, match="edge_distance=0"):
+    with pytest.raises(AssertionError, match=r"edge_distance=0"):
         same_images(small, task, images, wrong)
     found = first_difference(small, task, images, wrong)
     assert (found.image, found.row, found.column) == where
@@ -305,9 +305,9 @@ def test_jobs_that_do_not_fit(small, case):
 
 def test_jobs_that_give_too_much():
     c = config(latent=0)
-    with pytest.raises(SpxError, match="^z: expected None for this network, got"):
+    with pytest.raises(SpxError, match=r"^z: expected None for this network, got"):
         replace(job(c, 8, 8), z=np.zeros((1, 5))).check(c)
-    with pytest.raises(SpxError, match="^maps: expected None for this network, got"):
+    with pytest.raises(SpxError, match=r"^maps: expected None for this network, got"):
         replace(job(c, 8, 8), maps=np.zeros((1, 3, 6, 6))).check(c)
 
 
@@ -338,7 +338,7 @@ def test_auto_is_the_fastest_that_can_run(monkeypatch):
 
 
 def test_unknown_engine():
-    with pytest.raises(SpxError, match="^engine: expected auto, reference, torch, .*, got 'fast'"):
+    with pytest.raises(SpxError, match=r"^engine: expected auto, reference, torch, .*, got 'fast'"):
         engines.get("fast")
 
 

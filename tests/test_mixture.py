@@ -318,5 +318,5 @@ def test_a_far_narrow_component_still_pulls():
 def test_split_refuses_another_number_of_outputs():
     from spxcore.errors import SpxError
 
-    with pytest.raises(SpxError, match="^params: expected a multiple of 10 numbers a pixel, got 12"):
+    with pytest.raises(SpxError, match=r"^params: expected a multiple of 10 numbers a pixel, got 12"):
         mixture.split(np.zeros((1, 12)), 3)

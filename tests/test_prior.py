@@ -1,0 +1,175 @@
+"""Priors over codes: densities, draws, and the fitted mixture."""
+
+import numpy as np
+import pytest
+import torch
+from helpers import tiny_prior
+from torch import distributions as D
+
+from spx.prior import Prior, fit_mixture
+from spxcore.errors import SpxError
+
+
+def full_prior(latent: int = 4, components: int = 5, seed: int = 0) -> Prior:
+    """A mixture with full covariances, three classes."""
+    g = np.random.default_rng(seed)
+    cholesky = np.tril(g.normal(0, 0.4, (components, latent, latent)))
+    cholesky[:, range(latent), range(latent)] = g.uniform(0.3, 1.5, (components, latent))
+    weights = g.dirichlet(np.ones(components))
+    means = g.normal(0, 2, (components, latent))
+    return Prior(latent, *(a.astype(np.float32) for a in (weights,)), np.arange(components) % 3, means.astype(np.float32),
+                 cholesky.astype(np.float32))  # fmt: skip
+
+
+def distribution(p: Prior, label: int | None = None) -> D.Distribution:
+    """The same prior, of one class or of all, as torch has it."""
+    chosen = np.ones(len(p.weights), bool) if label is None else p.classes == label
+    weights, means, cholesky = (torch.from_numpy(a[chosen]).double() for a in (p.weights, p.means, p.cholesky))
+    return D.MixtureSameFamily(D.Categorical(weights), D.MultivariateNormal(means, scale_tril=cholesky))
+
+
+def test_log_density():
+    p, z = full_prior(), np.random.default_rng(1).normal(0, 3, (50, 4))
+    expected = distribution(p).log_prob(torch.from_numpy(z)) + np.log(p.weights.astype(np.float64).sum())
+    np.testing.assert_allclose(p.log_density(z), expected, rtol=1e-6)
+    assert np.isfinite(p.log_density(z * 1e3)).all()  # far out as well
+
+
+def test_log_density_of_the_standard_normal():
+    z = np.random.default_rng(1).normal(0, 3, (50, 7))
+    expected = D.Independent(D.Normal(torch.zeros(7).double(), 1), 1).log_prob(torch.from_numpy(z))
+    np.testing.assert_allclose(Prior(7).log_density(z), expected, rtol=1e-9)
+
+
+@pytest.mark.parametrize("latent", [1, 5, 60])
+def test_standard_normal(latent):
+    p = Prior(latent)
+    assert p.kind == "normal"
+    n = 60_000 // max(4, latent)
+    z = p.sample(3, np.arange(n))
+    assert z.shape == (n, latent) and z.dtype == np.float32
+    flat = z.ravel().astype(np.float64)
+    moments = [(flat**k).mean() for k in range(1, 5)]
+    np.testing.assert_allclose(moments, [0, 1, 0, 3], atol=0.12)
+    # Nowhere a correlation between the numbers of a code, however Box-Muller pairs them.
+    if latent > 1:
+        correlation = np.corrcoef(z.T) - np.eye(latent)
+        assert abs(correlation).max() < 5 / np.sqrt(n)
+    within = (np.abs(flat) < 1).mean()
+    assert within == pytest.approx(0.6827, abs=0.01)
+
+
+@pytest.mark.parametrize("label", [None, 0, 2])
+def test_draws_have_the_mixtures_moments(label):
+    p, n = full_prior(), 20_000
+    z = p.sample(11, np.arange(n), label)
+    d = distribution(p, label)
+    chosen = d.mixture_distribution.probs, d.component_distribution
+    mean = d.mean
+    second = (
+        chosen[0][:, None, None] * (chosen[1].covariance_matrix + torch.einsum("gi,gj->gij", *[chosen[1].mean] * 2))
+    ).sum(0)
+    covariance = (second - torch.outer(mean, mean)).numpy()
+    error = np.sqrt(np.diag(covariance) / n)
+    assert (np.abs(z.mean(axis=0) - mean.numpy()) < 4.5 * error).all()
+    np.testing.assert_allclose(np.cov(z.T), covariance, atol=0.06 * np.diag(covariance).max())
+    # The mean log-density of the draws is minus the entropy; torch's own draws give the same.
+    theirs = d.sample((n,))
+    ours, expected = (d.log_prob(torch.as_tensor(t, dtype=torch.float64)) for t in (z, theirs))
+    assert abs(ours.mean() - expected.mean()) < 4.5 * float(torch.hypot(ours.std(), expected.std())) / n**0.5
+
+
+def test_a_class_draws_from_its_own_components():
+    p = tiny_prior()
+    first = {label: p.sample(0, np.arange(500), label)[:, 0] for label in (3, 5, None)}
+    assert (first[3] < -3).all() and (first[5] > 3).all()
+    near_nine = np.mean(first[3] < -7.5)  # two components of equal weight
+    assert 0.4 < near_nine < 0.6
+    assert 0.43 < np.mean(first[None] > 0) < 0.57  # class 5 has half of the weight
+
+
+@pytest.mark.parametrize("p", [Prior(5), tiny_prior()], ids=["normal", "mixture"])
+def test_an_images_code_is_its_own(p):
+    """The same whatever else is drawn with it and in which order; another one for each image and seed."""
+    together = p.sample(9, np.arange(20))
+    np.testing.assert_array_equal(p.sample(9, np.array([13, 2])), together[[13, 2]])
+    np.testing.assert_array_equal(p.sample(9, np.arange(3)), together[:3])
+    assert len(np.unique(together, axis=0)) == 20
+    assert (p.sample(10, np.arange(20)) != together).any(axis=1).all()
+    assert (p.sample(9 + (1 << 40), np.arange(20)) != together).any(axis=1).all()
+
+
+def test_codes_share_no_words_with_pixels():
+    """A code's counters end in 1, pixels' in 0: so no pixel's noise is a function of its image's code."""
+    from spx import prior
+    from spxcore import rng
+
+    counters = []
+    original, prior.philox4x32 = prior.philox4x32, lambda seed, c: counters.append(c) or rng.philox4x32(seed, c)
+    try:
+        Prior(60).sample(0, np.array([4]))
+    finally:
+        prior.philox4x32 = original
+    assert (counters[0][:, 3] == 1).all() and (counters[0][:, 2] == 4).all()
+    assert len(np.unique(counters[0], axis=0)) == len(counters[0]) >= 16
+
+
+@pytest.mark.parametrize("label", [0, 4, 12, -1])
+def test_unknown_class(label):
+    with pytest.raises(SpxError, match=f"^digit: expected a class of this checkpoint, 3 to 5, got {label}"):
+        tiny_prior().sample(0, np.arange(1), label)
+
+
+def test_the_normal_prior_knows_no_class():
+    with pytest.raises(SpxError, match=r"^digit: this checkpoint's prior is N\(0, I\)"):
+        Prior(3).sample(0, np.arange(1), 3)
+
+
+@pytest.fixture(scope="module")
+def synthetic():
+    """Codes of two classes with three clusters each, their labels, and the truth."""
+    truth = full_prior(latent=6, components=6, seed=2)
+    truth = Prior(6, truth.weights, np.arange(6) % 2, truth.means * 2, truth.cholesky)
+    label = np.random.default_rng(0).integers(0, 2, 4000)
+    codes = np.concatenate([truth.sample(1, np.array([i]), int(k)) for i, k in enumerate(label)])
+    return codes, label.astype(np.uint8), truth
+
+
+def test_fit_mixture(synthetic):
+    codes, labels, truth = synthetic
+    fitted = fit_mixture(codes[:3000], labels[:3000], components=3)
+    assert fitted.kind == "mixture" and fitted.weights.sum() == pytest.approx(1, abs=1e-5)
+    assert sorted(fitted.classes.tolist()) == [0, 0, 0, 1, 1, 1]
+    assert all(a.dtype == np.float32 for a in (fitted.weights, fitted.means, fitted.cholesky))
+    # Held out it is far better than one Gaussian, nearly as good as the truth, and no better on what it was fitted to.
+    held_out = fitted.log_density(codes[3000:]).mean()
+    single = fit_mixture(codes[:3000], np.zeros(3000), components=1).log_density(codes[3000:]).mean()
+    classes = np.bincount(labels) / len(labels)
+    weights = (
+        truth.weights / np.array([truth.weights[k::2].sum() for k in (0, 1)])[truth.classes] * classes[truth.classes]
+    )
+    best = (
+        Prior(6, weights.astype(np.float32), truth.classes, truth.means, truth.cholesky)
+        .log_density(codes[3000:])
+        .mean()
+    )
+    assert single + 0.5 < held_out < best + 0.02 and held_out > best - 0.5
+    assert abs(fitted.log_density(codes[:3000]).mean() - held_out) < 0.3
+
+
+def test_fit_mixture_keeps_the_classes_apart(synthetic):
+    codes, labels, _ = synthetic
+    fitted = fit_mixture(codes, labels, components=3)
+    shares = [fitted.weights[fitted.classes == k].sum() for k in (0, 1)]
+    np.testing.assert_allclose(shares, np.bincount(labels) / len(labels), atol=1e-5)
+    for k in (0, 1):
+        mean = codes[labels == k].mean(axis=0)
+        np.testing.assert_allclose(fitted.sample(0, np.arange(4000), k).mean(axis=0), mean, atol=0.25)
+
+
+def test_fit_mixture_is_repeatable_and_modest(synthetic):
+    codes, labels, _ = synthetic
+    a, b = (fit_mixture(codes[:600], labels[:600], 20, seed=4) for _ in range(2))
+    assert all((getattr(a, name) == getattr(b, name)).all() for name in ("weights", "classes", "means", "cholesky"))
+    few = fit_mixture(codes[:40], labels[:40], 20)  # too few for 20 clusters a class
+    assert len(few.weights) <= 4 and np.isfinite(few.log_density(codes)).all()

@@ -71,8 +71,9 @@ class WeightNormConv2d(nn.Module):
         self.g.fill_(1.0)
         self.bias.zero_()
         y = self._convolve(x)
-        std = y.std(dim=(0, 2, 3)).clamp_min(1e-5)
-        self.g.copy_(self.init_scale / std)
+        std = y.std(dim=(0, 2, 3))
+        # A channel that sees only zeros (stream u where the patch is one place wide) has nothing to scale.
+        self.g.copy_(torch.where(std > 1e-5, self.init_scale / std, self.init_scale))
         self.bias.copy_(-y.mean(dim=(0, 2, 3)) * self.g)
 
     def forward(self, x: Tensor) -> Tensor:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, fields, replace
+from dataclasses import asdict, dataclass, fields
 
 from spxcore.config import NetworkConfig, preset
 from spxcore.errors import require
@@ -124,7 +124,7 @@ def recipe(name: str, **overrides) -> Recipe:
     Raises:
         SpxError: for an unknown preset or a value out of range.
     """
-    network = preset(name)
+    network = preset(name, **{"sizes": overrides["sizes"]} if "sizes" in overrides else {})
     fields_ = {"preset": name}
     if network.conditioning == "paper":
         fields_.update(
@@ -145,4 +145,4 @@ def recipe(name: str, **overrides) -> Recipe:
     known = {field.name for field in fields(Recipe)}
     unknown = sorted(set(overrides) - known)
     require(not unknown, "settings", "names of " + ", ".join(sorted(known)), ", ".join(unknown))
-    return replace(Recipe(**fields_), **overrides)
+    return Recipe(**{**fields_, **overrides})

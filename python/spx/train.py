@@ -8,6 +8,9 @@ import hashlib
 import json
 import math
 import shutil
+import signal
+import sys
+import threading
 import time
 from pathlib import Path
 
@@ -148,17 +151,18 @@ class Trainer:
             vae={"size": side - side % 4, "channels": channels, "latent": network.latent} if network.latent else None,
             classes=int(self.train_data.labels.max()) + 1,
             contrast=recipe.contrast,
-            about={"data": recipe.data, "recipe": recipe.to_dict()},
+            about={"data": recipe.data, "recipe": {k: v for k, v in recipe.to_dict().items() if k != "data_dir"}},
         ).to(self.device)
         self.images = torch.from_numpy(self.train_data.images.copy()).to(self.device)
         self.test_images = torch.from_numpy(self.test_data.images[:_VALIDATION_IMAGES].copy()).to(self.device)
         self.posterior: tuple[Tensor, Tensor] | None = None
         self.phase_index, self.step, self.best, self.best_epoch, self.seconds = 0, 0, math.inf, 0, 0.0
+        self.patience_over, self._asked_to_stop = False, False
         self._order: tuple[tuple, np.ndarray] | None = None
         self._prepare_folder(resume)
-        if resume:
+        if resume and self._states():
             self._load_state()
-        else:
+        else:  # a run that was killed before its first state begins again, with the same random numbers
             self._begin_phase()
 
     # ---- folder and state -------------------------------------------------------------------------------------------
@@ -169,7 +173,7 @@ class Trainer:
     def _prepare_folder(self, resume: bool) -> None:
         if resume:
             way_out = "leave --resume out to start a run"
-            require(bool(self._states()), str(self.run), "a state to resume from", "none", way_out)
+            require((self.run / "recipe.json").exists(), str(self.run), "a run to resume", "none", way_out)
         elif self.rank == 0:
             fresh = not (self.run / "recipe.json").exists()
             require(
@@ -220,7 +224,7 @@ class Trainer:
             list(parameters.values()), lr=self.recipe.lr, weight_decay=self.recipe.weight_decay, fused=True
         )
         self.average = Averaged(parameters, self.recipe.ema)
-        self.best, self.best_epoch = math.inf, 0
+        self.best, self.best_epoch, self.patience_over = math.inf, 0, False
 
     def _compile(self) -> None:
         """torch.compile the networks at work; validation and sampling, of other shapes, run eagerly."""
@@ -280,6 +284,7 @@ class Trainer:
         """Write everything the next step depends on, then drop the older states."""
         if self.rank != 0:
             return
+        self._check_weights()
         tensors = {f"model.{name}": t for name, t in self.model.state_dict().items()}
         names = {id(p): name for name, p in self._trainable().items()}
         for p, moments in self.optimiser.state.items():
@@ -291,6 +296,7 @@ class Trainer:
             "step": self.step,
             "best": self.best if math.isfinite(self.best) else None,
             "best_epoch": self.best_epoch,
+            "patience_over": self.patience_over,
             "components": self.model.components,
             "seconds": self.seconds,
         }
@@ -324,10 +330,11 @@ class Trainer:
         self._begin_phase(initialise=False)
         self.best = math.inf if scalars["best"] is None else scalars["best"]
         self.best_epoch, self.seconds = scalars["best_epoch"], scalars["seconds"]
+        self.patience_over = scalars.get("patience_over", False)
         for name, p in self._trainable().items():
             moments = {key: tensors.get(f"adam.{key}.{name}") for key in ("step", "exp_avg", "exp_avg_sq")}
             if moments["step"] is not None:
-                self.optimiser.state[p] = {k: t if k == "step" else t.to(self.device) for k, t in moments.items()}
+                self.optimiser.state[p] = {key: t.to(self.device) for key, t in moments.items()}
             self.average.mean[name].copy_(tensors[f"average.{name}"])
 
     # ---- batches ------------------------------------------------------------------------------------------------------
@@ -381,9 +388,11 @@ class Trainer:
     def train(self, stop_at: int | None = None) -> Path:
         """Run to the end (or to global step `stop_at` of the phase under way) and return the checkpoint's folder.
 
+        SIGINT (Ctrl-C) and SIGTERM end the run after the step under way, its state saved; a second one ends it at once.
+
         Raises:
-            SpxError: if the loss is no longer finite.
-            KeyboardInterrupt: after the state was saved.
+            SpxError: if the loss or a weight is no longer finite.
+            KeyboardInterrupt: on such a signal.
         """
         from torch.utils.tensorboard import SummaryWriter
 
@@ -391,20 +400,62 @@ class Trainer:
             SummaryWriter(self.run / "tensorboard", purge_step=self._global_step()) if self.rank == 0 else None
         )
         try:
-            while True:
-                finished = self._run_phase(stop_at)
-                if not finished or self.phase_index + 1 == len(self.recipe.phases()):
-                    break
-                self._next_phase()
-        except KeyboardInterrupt:
-            self._save_state()
-            raise
+            with self._stopping_between_steps():
+                while True:
+                    finished = self._run_phase(stop_at)
+                    if not finished or self.phase_index + 1 == len(self.recipe.phases()):
+                        break
+                    self._next_phase()
+                if finished:
+                    self._finish()
         finally:
             if self.writer:
                 self.writer.close()
-        if finished:
-            self._finish()
         return self.run / "checkpoint"
+
+    @contextlib.contextmanager
+    def _stopping_between_steps(self):
+        """Inside, the first SIGINT or SIGTERM is only noted: in the middle of a step the state would be of no step."""
+        if threading.current_thread() is not threading.main_thread():
+            yield
+            return
+
+        def note(*_):
+            if self._asked_to_stop:
+                raise KeyboardInterrupt
+            self._asked_to_stop = True
+            if self.rank == 0:
+                print("stopping after this step; once more stops at once", file=sys.stderr)
+
+        previous = {number: signal.signal(number, note) for number in (signal.SIGINT, signal.SIGTERM)}
+        try:
+            yield
+        finally:
+            for number, handler in previous.items():
+                signal.signal(number, handler)
+
+    def _must_stop(self) -> bool:
+        """Whether a signal asked to stop; all processes come to the same answer, now and then."""
+        if not dist.is_initialized():
+            return self._asked_to_stop
+        if self.step % self.recipe.log_every:
+            return False
+        asked = torch.tensor(float(self._asked_to_stop), device=self.device)
+        dist.all_reduce(asked)
+        return bool(asked > 0)
+
+    def _diverged(self, what: str) -> SpxError:
+        recipe = self.recipe
+        return SpxError(
+            f"{what}: not finite at {self.phase} step {self.step}; the newest state in {self.run} is from "
+            f"before: --resume repeats the same steps, so start again with a lower --lr (now {recipe.lr}), "
+            "or --precision fp32"
+        )
+
+    def _check_weights(self) -> None:
+        """Raise an `SpxError` if a weight is not finite, before it is written over good ones."""
+        if not all(bool(p.isfinite().all()) for p in self._trainable().values()):
+            raise self._diverged("weights")
 
     def _global_step(self) -> int:
         return self.step + sum(steps for _, steps in self.recipe.phases()[: self.phase_index])
@@ -433,10 +484,13 @@ class Trainer:
         )  # fmt: skip
         sums, since, began = {}, 0, time.monotonic()
         with bar:
-            while self.step < self.phase_steps:
+            while self.step < self.phase_steps and not self.patience_over:
                 if stop_at is not None and self.step >= stop_at:
                     self._save_state()
                     return False
+                if self._must_stop():
+                    self._save_state()
+                    raise KeyboardInterrupt
                 torch.manual_seed(seed_of(recipe.seed, self.phase, self.step, self.rank))
                 for group in self.optimiser.param_groups:
                     group["lr"] = self._learning_rate(self.step)
@@ -456,11 +510,7 @@ class Trainer:
                     means = {name: float(total) / since for name, total in sums.items()}
                     sums, since = {}, 0
                     if not math.isfinite(means["loss"]):
-                        raise SpxError(
-                            f"loss: not finite at {self.phase} step {self.step}; the newest state in {self.run} is from "
-                            f"before: --resume repeats the same steps, so start again with a lower --lr (now {recipe.lr}), "
-                            "or --precision fp32"
-                        )
+                        raise self._diverged("loss")
                     shown = {"loss": f"{means['loss']:.2f}"}
                     if "patch" in means:
                         means["bits_per_dimension"] = means["patch"] / pixels / math.log(2)
@@ -473,9 +523,10 @@ class Trainer:
                     began = time.monotonic()
                     self._curves("train", {**means, "learning_rate": self._learning_rate(self.step - 1)})
                 if recipe.validate_every and (self.step % recipe.validate_every == 0 or last):
-                    stop = self._validate()
+                    self._check_weights()
+                    self.patience_over = self._validate()
                     self._save_checkpoint()
-                    if stop:
+                    if self.patience_over:
                         return True
                 if recipe.sample_every and (self.step % recipe.sample_every == 0 or last):
                     self._draw_samples()

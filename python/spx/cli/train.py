@@ -108,7 +108,7 @@ def train(arguments: argparse.Namespace) -> int:
             torch.cuda.set_device(device)
         dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
 
-    def stop(*_):  # a cluster's SIGTERM ends a run as Ctrl-C does: with its state saved
+    def stop(*_):  # a cluster's SIGTERM ends a run as Ctrl-C does
         raise KeyboardInterrupt
 
     signal.signal(signal.SIGTERM, stop)
@@ -121,9 +121,7 @@ def train(arguments: argparse.Namespace) -> int:
         return 0
     except KeyboardInterrupt:
         if trainer is not None and trainer.rank == 0:
-            print(
-                f"stopped; the state is saved, continue with: spx-train --out {arguments.out} --resume", file=sys.stderr
-            )
+            print(f"stopped; continue with: spx-train --out {arguments.out} --resume", file=sys.stderr)
         return 130
     finally:
         if distributed:

@@ -236,6 +236,19 @@ def test_data_dependent_initialisation():
     assert not any(layer.initialising for layer in net.modules() if isinstance(layer, layers.WeightNormConv2d))
 
 
+def test_initialisation_where_a_stream_sees_nothing():
+    """At 4x4 without any conditioning stream u is the same everywhere at the lowest resolution: no spread to divide by."""
+    torch.manual_seed(0)
+    c = config(patch=4, layers=2, coordinates=False, latent=0)
+    net, data = PixelCNN(c), inputs(c, batch=64)
+    with torch.no_grad(), layers.data_dependent_initialisation(net):
+        net(*data)
+    gains = torch.cat([layer.g.detach() for layer in net.modules() if isinstance(layer, layers.WeightNormConv2d)])
+    assert gains.abs().max() < 1e3
+    net(*data).square().mean().backward()
+    assert all(torch.isfinite(p.grad).all() for p in net.parameters())
+
+
 def test_dropout_only_in_training():
     c = config(dropout=0.5)
     net, data = network(c), inputs(c)

@@ -50,6 +50,12 @@ def test_settings_can_be_replaced_and_written():
     assert Recipe(**json.loads(json.dumps(r.to_dict()))) == r
 
 
+def test_a_patch_larger_than_the_presets_smallest_image():
+    assert recipe("small-32x32", sizes=(32, 64)).network().sizes == (32, 64)
+    with pytest.raises(SpxError, match=r"^sizes: expected"):
+        recipe("small-32x32")
+
+
 @pytest.mark.parametrize("name", ["", "small", "small-8x8x8", "huge-8x8", "paper-8x8", "small-7x7"])
 def test_unknown_presets(name):
     with pytest.raises(SpxError, match=r"^(preset|patch): expected"):

@@ -1,0 +1,77 @@
+"""What a plan costs, as numbers and as text."""
+
+from __future__ import annotations
+
+from .model import TIERS, Plan
+from .program import Tables, tables, window_programs
+
+LANES = 16
+
+
+def summary(plan: Plan, shared: Tables | None = None) -> dict:
+    """Figures of a network's plan.
+
+    Returns:
+        A dict that JSON can hold: patch, about; weights (numbers); macs of the whole window, of the cone of its last pixel, and of
+        that cone by tier; stages, each with its name, places and macs in the whole window and in the cone; programs, each with
+        its name, macs ahead and in its steps, ops, and bytes of the memory it runs in for one lane.
+    """
+    target = plan.patch**2 - 1
+    cone = plan.cone([target])
+    in_cone = {stage.name: stage for stage in cone.stages}
+    stages = []
+    for stage in plan.stages:
+        mine = in_cone.get(stage.name)
+        stages.append(
+            {
+                "name": stage.name,
+                "places": len(stage.places),
+                "macs": int(stage.tap_macs().sum()),
+                "cone_places": len(mine.places) if mine else 0,
+                "cone_macs": int(mine.tap_macs().sum()) if mine else 0,
+            }
+        )
+    shared = shared or tables(plan)
+    programs = [
+        {"name": p.name, "macs_ahead": p.macs[0], "macs_steps": sum(p.macs[1:]), "ops": len(p.ops), "bytes": 4 * p.rows}
+        for p in window_programs(plan, shared)
+    ]
+    return {
+        "patch": plan.patch,
+        "about": plan.about,
+        "weights": int(shared.weights.size),
+        "macs": {
+            "window": plan.macs(),
+            "cone": cone.macs(),
+            "tiers": dict(zip(TIERS, cone.macs_by_tier(target))),
+        },
+        "stages": stages,
+        "programs": programs,
+    }
+
+
+def as_text(figures: dict) -> str:
+    """`summary` for people."""
+
+    def mega(count: int) -> str:
+        return f"{count / 1e6:.3f} M"
+
+    macs, m = figures["macs"], figures["patch"]
+    lines = [f"{'stage':28}{'places':>8}{'MAC':>12}{'in the cone':>14}{'MAC':>12}"]
+    for stage in figures["stages"]:
+        lines.append(
+            f"{stage['name']:28}{stage['places']:8}{mega(stage['macs']):>12}"
+            f"{stage['cone_places']:14}{mega(stage['cone_macs']):>12}"
+        )
+    lines += [
+        "",
+        f"window of {m}x{m} pixels, {figures['weights']} weights; multiply-adds (MAC):",
+        f"  whole window                 {mega(macs['window']):>12}",
+        f"  cone of its last pixel       {mega(macs['cone']):>12}",
+    ]
+    lines += [f"    on {name:25} {mega(count):>12}" for name, count in macs["tiers"].items()]
+    lines += ["", f"{'program (pixels of the window)':34}{'MAC ahead':>12}{'in steps':>12}{'memory, 16 lanes':>18}"]
+    for p in figures["programs"]:
+        memory = f"{LANES * p['bytes'] / 1e6:.2f} MB"
+        lines.append(f"{p['name']:34}{mega(p['macs_ahead']):>12}{mega(p['macs_steps']):>12}{memory:>18}")
+    return "\n".join(lines)

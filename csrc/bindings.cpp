@@ -2,6 +2,7 @@
 #include <pybind11/pybind11.h>
 
 #include "arguments.h"
+#include "cpu/bindings.h"
 #include "cpu_features.h"
 #include "draw.h"
 
@@ -73,12 +74,13 @@ py::dict build_info() {
 }  // namespace
 
 PYBIND11_MODULE(_native, m) {
-  m.doc() = "spx on the processor: random numbers, the draw of a pixel, and what this machine can run.";
+  m.doc() = "spx on the processor: random numbers, the draw of a pixel, the cpp engine, and what this machine can run.";
   m.def("philox", &philox, py::arg("seed"), py::arg("counters"),
         R"(Philox4x32-10 words, uint32 [N, 4], of `counters`, uint32 [N, 4], under a seed from 0 to 2**64 - 1.
 
 spxcore.rng.philox4x32's native twin. Raises ValueError for a wrong shape, dtype or range.)");
   spx::define_draw(m, &draw);
+  spx::define_cpu_engine(m);
   m.def("cpu_features", &cpu_features,
         "Which instruction sets both the processor and the operating system support: name -> bool.");
   m.def("build_info", &build_info, "version, compiler and flags this module was built with.");

@@ -1,15 +1,104 @@
-"""The cpp engine: named in the design, not written yet."""
+"""The compiled network on processor cores: `spxcore.plan` run by `csrc/cpu`, 16 windows side by side. Needs no torch."""
 
 from __future__ import annotations
 
-from ..errors import SpxError
+import os
+import weakref
+from collections.abc import Callable
+
+import numpy as np
+
+from .. import native
+from ..coords import axis, scale
+from ..errors import require
+from .base import Job, Weights
+
+# The instruction set to use, by a name of `spxcore._native.instruction_sets()`, instead of the fastest one.
+ISA_VARIABLE = "SPX_ISA"
 
 
-def why_not() -> str:
-    """Why it cannot run here."""
-    return "it is not part of this version yet; use --engine torch"
+def why_not() -> str | None:
+    """Why it cannot run here; None if it can."""
+    return native.why_no_native() or None
 
 
-def make(**options):
-    """Not there yet."""
-    raise SpxError(f"engine: cpp cannot run here: {why_not()}")
+def make(precision: str = "fp32", threads: int | None = None, device: str | None = None, isa: str | None = None) -> Cpp:
+    """The engine. isa: "avx512", "avx2" or "portable"; None takes SPX_ISA's, or the fastest one."""
+    require(precision == "fp32", "precision", "fp32 for the cpp engine", repr(precision))
+    require(device in (None, "cpu"), "device", "cpu for the cpp engine", repr(device))
+    require(threads is None or 1 <= threads <= 4096, "threads", "1 to 4096", threads)
+    available = native.native().instruction_sets()
+    if isa is None:
+        isa = os.environ.get(ISA_VARIABLE) or available[0]
+    require(isa in available, ISA_VARIABLE, " or ".join(available) + " on this machine", repr(isa))
+    return Cpp(threads, isa)
+
+
+class Cpp:
+    """See the module.
+
+    Args:
+        threads: how many; None for one a core.
+        isa: instruction set, a name of `spxcore._native.instruction_sets()`.
+    """
+
+    name = "cpp"
+
+    def __init__(self, threads: int | None = None, isa: str = ""):
+        self.threads, self.isa = threads, isa
+        self._compiled: weakref.WeakKeyDictionary[Weights, object] = weakref.WeakKeyDictionary()
+
+    def compiled(self, weights: Weights):
+        """The native engine of a network, compiled when it is first asked for; its last program is the whole window's."""
+        if weights not in self._compiled:
+            from ..plan import compile_network
+            from ..plan.program import full_program, tables, window_programs
+
+            config, plan = weights.config, compile_network(weights)
+            shared = tables(plan)
+            programs = [*window_programs(plan, shared), full_program(plan, shared)]
+            self._compiled[weights] = native.native().Engine(
+                config.patch, config.channels, config.outputs, config.place_inputs,
+                shared.weights, shared.blocks, shared.bias, shared.latent, programs, self.isa,
+            )  # fmt: skip
+        return self._compiled[weights]
+
+    def sample(
+        self,
+        weights: Weights,
+        job: Job,
+        progress: Callable[[int], None] | None = None,
+        out: np.ndarray | None = None,
+    ) -> np.ndarray:
+        """See `Engine.sample`."""
+        config, job = weights.config, job.check(weights.config)
+        out = job.empty(config) if out is None else out
+        # The kernel threads write bytes one after the other: an array of another layout is filled at the end.
+        levels = out if out.flags.c_contiguous else np.ascontiguousarray(out)
+        try:
+            self.compiled(weights).sample(
+                job.height, job.width, job.seed, job.images, job.z, job.maps,
+                axis(job.height), axis(job.width), scale(job.height, job.width, config.sizes),
+                job.temperature, job.map, self.threads or len(os.sched_getaffinity(0)), levels, progress,
+            )  # fmt: skip
+        finally:
+            if levels is not out:
+                out[...] = levels
+        return out
+
+    def whole_windows(
+        self, weights: Weights, pixels: np.ndarray, conditioning: list[np.ndarray], z: np.ndarray | None
+    ) -> np.ndarray:
+        """Mixture parameters of every pixel of windows that are known: what a likelihood needs.
+
+        Args:
+            weights: the network.
+            pixels: float32 [N, m * m, C] in [-1, 1].
+            conditioning: float32 [N, places, D] at each of the three resolutions; empty for a network without coordinates.
+            z: float32 [N, latent], or None.
+
+        Returns:
+            float32 [N, m * m, P].
+        """
+        engine = self.compiled(weights)
+        return engine.evaluate(2 * weights.config.patch, pixels, conditioning, z, False, self.threads or 0)

@@ -1,0 +1,44 @@
+// What differs between instruction sets: the arithmetic of one op. One source (kernels_impl.h), compiled once for each.
+#pragma once
+
+#include "op.h"
+
+namespace spx {
+
+// Ops to run, and what they run on.
+struct Run {
+  const Op* begin;
+  const Op* end;
+  const Tap* taps;
+  const float* weights;  // packed
+  const float* bias;
+  const float* latent;  // [latent_outputs][LANES], U z of each lane; a narrow run reads the first lane
+  float* arena;         // wide: [rows][LANES], 64-byte aligned; narrow: [rows]
+  const float* ahead;   // narrow only: where partial sums are, number r at ahead[r * ahead_stride]
+  int ahead_stride;
+  float* scratch;  // scratch_size() floats, 64-byte aligned
+};
+
+struct Kernels {
+  const char* name;  // "avx512", "avx2", "portable"
+  int block;         // outputs that a wide kernel keeps in registers at once
+  // A weight block [inputs][outputs] as the kernels read it: pieces of at most `block` outputs, [inputs][piece] each.
+  void (*pack)(const float* from, int inputs, int outputs, float* to);
+  // Lanes are windows: LANES windows at once.
+  void (*wide)(const Run& run);
+  // Lanes are output channels: one window, the same sums in the same order, so the same bits.
+  void (*narrow)(const Run& run);
+  // Multiply-adds a second of one core, doing nothing else for about that long.
+  double (*peak)(double seconds);
+};
+
+// Floats beyond the end of the weights and of each part of the scratch that a kernel may read or write.
+constexpr int SLACK = 64;
+static inline int scratch_size(int outputs) { return outputs * LANES + 6 * (outputs + SLACK); }
+
+// Null where the compiler cannot target it.
+const Kernels* kernels_avx512();
+const Kernels* kernels_avx2();
+const Kernels* kernels_portable();
+
+}  // namespace spx

@@ -1,0 +1,51 @@
+// A compiled network as the cpp engine runs it; see spxcore/plan/program.py.
+#pragma once
+
+#include <cstdint>
+#include <vector>
+
+#include "kernels.h"
+
+namespace spx {
+
+struct Program {
+  std::vector<int32_t> targets;  // [T] window places, in the order of the steps
+  std::vector<Op> ops;           // the ahead part's, then each step's
+  std::vector<Tap> taps;         //
+  std::vector<int32_t> begins;   // ops[begins[0] .. begins[1]) run ahead, [begins[1 + t] .. begins[2 + t]) are step t
+  std::vector<int32_t> pixels;   // [k][2] window place, arena row
+  std::vector<int32_t> conditioning;  // [k][3] resolution, place, arena row
+  std::vector<int32_t> params;        // [T] arena row of each target's mixture parameters
+  int32_t rows = 0;                   // of the arena
+
+  int steps() const { return static_cast<int>(begins.size()) - 2; }
+};
+
+struct WeightBlock {
+  int32_t first, inputs, outputs;
+};
+
+// A network ready to run. Immutable once made, so that any number of threads may share it.
+struct Model {
+  int patch = 0;         // m
+  int channels = 0;      // C
+  int parameters = 0;    // P, of a pixel's mixture
+  int latent = 0;        // Z
+  int place_inputs = 0;  // D: 0, 2 (y, x) or 3 + M (y, x, scale, maps)
+  const Kernels* kernels = nullptr;
+  std::vector<float> weights;         // blocks as kernels->pack left them
+  std::vector<float> bias;            //
+  std::vector<float> latent_weights;  // [Z][latent_outputs], every layer's U side by side
+  int latent_outputs = 0;
+  std::vector<Program> programs;
+  int rows = 0;     // of the largest program's arena
+  int outputs = 0;  // of the widest op
+
+  // Checks every index of the programs against the arrays and packs the weights. Throws std::invalid_argument.
+  void finish(const std::vector<WeightBlock>& blocks);
+};
+
+// Kernels that this machine can run, the fastest first.
+std::vector<const Kernels*> available_kernels();
+
+}  // namespace spx

@@ -1,0 +1,117 @@
+// One register of floats of the instruction set that a file is compiled for, and the functions the network needs.
+//
+// Everything is in an anonymous namespace: a function of a file for AVX-512 must never be linked into a plain one.
+#pragma once
+
+#include <math.h>
+#include <stdint.h>
+#include <string.h>
+
+#if defined(__AVX512F__) || defined(__AVX2__)
+#include <immintrin.h>
+#endif
+
+namespace spx {
+namespace {
+
+#if defined(__AVX512F__)
+
+constexpr int WIDTH = 16;
+using Vec = __m512;
+inline Vec load(const float* p) { return _mm512_loadu_ps(p); }
+inline void store(float* p, Vec x) { _mm512_storeu_ps(p, x); }
+inline Vec all(float x) { return _mm512_set1_ps(x); }
+inline Vec fma(Vec a, Vec b, Vec c) { return _mm512_fmadd_ps(a, b, c); }
+inline Vec minimum(Vec a, Vec b) { return _mm512_min_ps(a, b); }
+inline Vec maximum(Vec a, Vec b) { return _mm512_max_ps(a, b); }
+inline Vec positive_or(Vec x, Vec then, Vec otherwise) {  // x > 0 ? then : otherwise
+  return _mm512_mask_blend_ps(_mm512_cmp_ps_mask(x, _mm512_setzero_ps(), _CMP_GT_OQ), otherwise, then);
+}
+inline Vec round_to_integer(Vec x) { return _mm512_roundscale_ps(x, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC); }
+inline Vec times_power_of_two(Vec x, Vec n) { return _mm512_scalef_ps(x, n); }
+inline Vec reciprocal(Vec x) {  // the 14-bit estimate and one Newton step; x positive and far from overflow
+  const Vec r = _mm512_rcp14_ps(x);
+  return r * (all(2.0f) - x * r);
+}
+
+#elif defined(__AVX2__)
+
+constexpr int WIDTH = 8;
+using Vec = __m256;
+inline Vec load(const float* p) { return _mm256_loadu_ps(p); }
+inline void store(float* p, Vec x) { _mm256_storeu_ps(p, x); }
+inline Vec all(float x) { return _mm256_set1_ps(x); }
+inline Vec fma(Vec a, Vec b, Vec c) { return _mm256_fmadd_ps(a, b, c); }
+inline Vec minimum(Vec a, Vec b) { return _mm256_min_ps(a, b); }
+inline Vec maximum(Vec a, Vec b) { return _mm256_max_ps(a, b); }
+inline Vec positive_or(Vec x, Vec then, Vec otherwise) {
+  return _mm256_blendv_ps(otherwise, then, _mm256_cmp_ps(x, _mm256_setzero_ps(), _CMP_GT_OQ));
+}
+inline Vec round_to_integer(Vec x) { return _mm256_round_ps(x, _MM_FROUND_TO_NEAREST_INT | _MM_FROUND_NO_EXC); }
+inline Vec times_power_of_two(Vec x, Vec n) {
+  const __m256i exponent = _mm256_slli_epi32(_mm256_cvtps_epi32(n), 23);
+  return _mm256_castsi256_ps(_mm256_add_epi32(_mm256_castps_si256(x), exponent));
+}
+inline Vec reciprocal(Vec x) { return _mm256_div_ps(all(1.0f), x); }
+
+#else
+
+// Any processor: vectors of the compiler, four floats each (SSE2, NEON). No fused multiply-add: two roundings.
+constexpr int WIDTH = 4;
+typedef float Vec __attribute__((vector_size(16)));
+typedef int32_t Integers __attribute__((vector_size(16)));
+inline Vec load(const float* p) {
+  Vec x;
+  memcpy(&x, p, sizeof x);
+  return x;
+}
+inline void store(float* p, Vec x) { memcpy(p, &x, sizeof x); }
+inline Vec all(float x) { return Vec{x, x, x, x}; }
+inline Vec fma(Vec a, Vec b, Vec c) { return a * b + c; }
+inline Vec select(Integers mask, Vec then, Vec otherwise) {
+  return (Vec)((mask & (Integers)then) | (~mask & (Integers)otherwise));
+}
+inline Vec minimum(Vec a, Vec b) { return select(a < b, a, b); }
+inline Vec maximum(Vec a, Vec b) { return select(a > b, a, b); }
+inline Vec positive_or(Vec x, Vec then, Vec otherwise) { return select(x > all(0.0f), then, otherwise); }
+inline Vec round_to_integer(Vec x) {  // exact for |x| < 2^22: adding 1.5 * 2^23 pushes the fraction out
+  const Vec magic = all(12582912.0f);
+  return (x + magic) - magic;
+}
+inline Vec times_power_of_two(Vec x, Vec n) {
+  return (Vec)((Integers)x + (__builtin_convertvector(n, Integers) << 23));
+}
+inline Vec reciprocal(Vec x) { return all(1.0f) / x; }
+
+#endif
+
+// e^x for -87 <= x <= 87, within 2 units in the last place: 2^n times a polynomial on [-ln2/2, ln2/2] (Cephes, expf).
+inline Vec exponential(Vec x) {
+  const Vec n = round_to_integer(x * all(1.44269504088896341f));
+  Vec r = fma(n, all(-0.693359375f), x);
+  r = fma(n, all(2.12194440e-4f), r);
+  Vec p = all(1.9875691500e-4f);
+  p = fma(p, r, all(1.3981999507e-3f));
+  p = fma(p, r, all(8.3334519073e-3f));
+  p = fma(p, r, all(4.1665795894e-2f));
+  p = fma(p, r, all(1.6666665459e-1f));
+  p = fma(p, r, all(5.0000001201e-1f));
+  p = fma(p * r, r, r) + all(1.0f);
+  return times_power_of_two(p, n);
+}
+
+inline Vec sigmoid(Vec x) {
+  const Vec bounded = maximum(minimum(x, all(87.0f)), all(-87.0f));
+  return reciprocal(all(1.0f) + exponential(all(0.0f) - bounded));
+}
+
+// elu(x) and elu(-x) with one exponential: one of them is |x|, the other e^-|x| - 1.
+inline void concat_elu(Vec x, Vec* of_x, Vec* of_minus_x) {
+  const Vec minus = all(0.0f) - x;
+  const Vec below = exponential(maximum(minimum(x, minus), all(-87.0f))) - all(1.0f);
+  *of_x = positive_or(x, x, below);
+  *of_minus_x = positive_or(x, below, minus);
+}
+
+}  // namespace
+}  // namespace spx

@@ -15,6 +15,9 @@ def run(command: Callable[[], int]) -> int:
     except SpxError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
+    except MemoryError as error:
+        print(f"error: not enough memory ({error}); ask for fewer or smaller images", file=sys.stderr)
+        return 2
     except KeyboardInterrupt:
         print("stopped", file=sys.stderr)
         return 130

@@ -143,7 +143,7 @@ class Model:
         expected = f"uint8 [N, H, W, {self.config.channels}]"
         require(good, "images", expected, f"{images.dtype} {list(images.shape)}")
         with torch.no_grad():
-            x = to_unit(torch.from_numpy(np.ascontiguousarray(images.transpose(0, 3, 1, 2))))
+            x = to_unit(torch.from_numpy(np.array(images.transpose(0, 3, 1, 2))))  # a copy: files are read-only
             mean, _ = self.module.vae.encode(x)
         return mean.numpy()
 

@@ -166,6 +166,7 @@ def picture(tmp_path):
     return folder
 
 
+@pytest.mark.filterwarnings("error")
 def test_reconstruct(draw, model, picture, tmp_path):
     code, out, err = draw(
         "--reconstruct", picture / "0.png", picture / "1.png", "--res=8", "--n=2", "--out=r.npy", "--json"

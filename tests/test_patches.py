@@ -39,10 +39,10 @@ def test_patches_at_the_datas_size_are_pieces_of_the_image(channels):
 
 
 def test_every_position_is_as_likely_at_a_single_size():
-    r, c = origins(drawn(some_images(1, 21 * 21 * 100), config_=config()), 28)
+    r, c = origins(drawn(some_images(1, 21 * 21 * 30), config_=config()), 28)
     counts = np.bincount(r * 21 + c, minlength=441)
     assert len(counts) == 441
-    assert ((counts - 100) ** 2 / 100).sum() < 440 + 4 * np.sqrt(880)
+    assert ((counts - 30) ** 2 / 30).sum() < 440 + 4 * np.sqrt(880)
 
 
 @pytest.mark.parametrize("size", [28, 57, 300])
@@ -129,10 +129,10 @@ FUNCTIONS = {
 }
 
 
-@pytest.mark.parametrize("n", [29, 40, 112, 600])
+@pytest.mark.parametrize("n", [29, 40, 112])
 def test_importance_weights_leave_the_mean_unbiased(n, monkeypatch):
     """Half of the patches aimed at edges, each weighted: the mean of any function is the uniform mean over all positions."""
-    count, image = 25_000, some_images(1)
+    count, image = 15_000, some_images(1)
     # All patches at size n: the draw of the size is replaced, whatever else is random stays.
     c = config(conditioning="spatial", sizes=(28, 28))
     object.__setattr__(c, "sizes", (n - 1e-3, n))  # two sizes, so that patches are aimed, that round to one

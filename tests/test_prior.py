@@ -45,12 +45,13 @@ def test_log_density_of_the_standard_normal():
 def test_standard_normal(latent):
     p = Prior(latent)
     assert p.kind == "normal"
-    n = 60_000 // max(4, latent)
+    n = 40_000 // max(4, latent)
     z = p.sample(3, np.arange(n))
     assert z.shape == (n, latent) and z.dtype == np.float32
     flat = z.ravel().astype(np.float64)
     moments = [(flat**k).mean() for k in range(1, 5)]
-    np.testing.assert_allclose(moments, [0, 1, 0, 3], atol=0.12)
+    errors = np.sqrt(np.array([1, 2, 15, 96]) / flat.size)  # of the first four moments
+    assert (np.abs(np.array(moments) - [0, 1, 0, 3]) < 4.5 * errors).all(), moments
     # Nowhere a correlation between the numbers of a code, however Box-Muller pairs them.
     if latent > 1:
         correlation = np.corrcoef(z.T) - np.eye(latent)
@@ -61,7 +62,7 @@ def test_standard_normal(latent):
 
 @pytest.mark.parametrize("label", [None, 0, 2])
 def test_draws_have_the_mixtures_moments(label):
-    p, n = full_prior(), 20_000
+    p, n = full_prior(), 8_000
     z = p.sample(11, np.arange(n), label)
     d = distribution(p, label)
     chosen = d.mixture_distribution.probs, d.component_distribution
@@ -72,7 +73,7 @@ def test_draws_have_the_mixtures_moments(label):
     covariance = (second - torch.outer(mean, mean)).numpy()
     error = np.sqrt(np.diag(covariance) / n)
     assert (np.abs(z.mean(axis=0) - mean.numpy()) < 4.5 * error).all()
-    np.testing.assert_allclose(np.cov(z.T), covariance, atol=0.06 * np.diag(covariance).max())
+    np.testing.assert_allclose(np.cov(z.T), covariance, atol=0.1 * np.diag(covariance).max())
     # The mean log-density of the draws is minus the entropy; torch's own draws give the same.
     theirs = d.sample((n,))
     ours, expected = (d.log_prob(torch.as_tensor(t, dtype=torch.float64)) for t in (z, theirs))

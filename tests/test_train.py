@@ -113,7 +113,7 @@ def uninterrupted(data_dir, tmp_path_factory):
 @pytest.mark.parametrize("mode", MODES)
 def test_the_loss_falls(mode, data_dir, tmp_path):
     more = dict(
-        vae_steps=20, steps=20, batch=16, patches_per_image=1, vae_batch=16, ema=0.5, save_every=0, validate_every=4
+        vae_steps=12, steps=20, batch=16, patches_per_image=1, vae_batch=16, ema=0.5, save_every=0, validate_every=4
     )
     s = settings(mode, data_dir, **more)
     trainer = run(s, tmp_path / "run")
@@ -121,7 +121,7 @@ def test_the_loss_falls(mode, data_dir, tmp_path):
         losses = [r["loss"] for r in events(tmp_path / "run", "train") if r["phase"] == phase]
         figures = [r["bits_per_dimension"] for r in events(tmp_path / "run", "validation") if r["phase"] == phase]
         assert len(losses) == steps // 10 and len(figures) == steps // 4
-        assert figures[-1] < 0.96 * figures[0], figures  # averaged weights, always the same test patches
+        assert figures[-1] < 0.98 * figures[0], figures  # averaged weights, always the same test patches
     model = load_model(tmp_path / "run" / "checkpoint")
     assert model.components == (2 if mode == "frozen, spatial" else 0)  # one a class
     for name, mean in trainer.average.mean.items():  # averaged weights are what is saved

@@ -9,8 +9,10 @@ namespace spx {
 struct Run {
   const Op* begin;
   const Op* end;
+  const int32_t* alike;  // for each op from `begin` on, how many from it on have the same weights; at least 1
   const Tap* taps;
-  const float* weights;  // packed
+  const float* packed;   // weights for wide kernels
+  const float* weights;  // and as they came, for narrow ones
   const float* bias;
   const float* latent;  // [latent_outputs][LANES], U z of each lane; a narrow run reads the first lane
   float* arena;         // wide: [rows][LANES], 64-byte aligned; narrow: [rows]
@@ -21,8 +23,7 @@ struct Run {
 
 struct Kernels {
   const char* name;  // "avx512", "avx2", "portable"
-  int block;         // outputs that a wide kernel keeps in registers at once
-  // A weight block [inputs][outputs] as the kernels read it: pieces of at most `block` outputs, [inputs][piece] each.
+  // A weight block [inputs][outputs] as wide kernels read it: piece after piece of the outputs, [inputs][piece] each.
   void (*pack)(const float* from, int inputs, int outputs, float* to);
   // Lanes are windows: LANES windows at once.
   void (*wide)(const Run& run);
@@ -32,9 +33,12 @@ struct Kernels {
   double (*peak)(double seconds);
 };
 
+// Places that a kernel sums at once, if their weights are the same: each weight is read once for all of them.
+constexpr int PLACES = 4;
+
 // Floats beyond the end of the weights and of each part of the scratch that a kernel may read or write.
 constexpr int SLACK = 64;
-static inline int scratch_size(int outputs) { return outputs * LANES + 6 * (outputs + SLACK); }
+static inline int scratch_size(int outputs) { return PLACES * outputs * LANES + (2 * PLACES + 4) * (outputs + SLACK); }
 
 // Null where the compiler cannot target it.
 const Kernels* kernels_avx512();

@@ -14,14 +14,17 @@ namespace {
 // Registers that hold one number of every window.
 constexpr int REGISTERS = LANES / WIDTH;
 
-// Outputs summed at once: as many as fit into 32, or 16, registers beside the activations and one weight.
+// Outputs summed at once at each of PLACES places: as many sums as fit into 32, or 16, registers beside what is
+// multiplied.
 #if defined(__AVX512F__)
-constexpr int BLOCK = 28;
+constexpr int BLOCK = 13;
 #elif defined(__AVX2__)
 constexpr int BLOCK = 6;
 #else
 constexpr int BLOCK = 3;
 #endif
+constexpr int WIDE_PLACES = WIDTH >= 16 ? 2 : 1;
+static_assert(WIDE_PLACES <= PLACES, "the scratch has room for PLACES");
 
 // Number of pieces that `outputs` are cut into, of nearly equal size.
 inline int pieces_of(int outputs) { return (outputs + BLOCK - 1) / BLOCK; }
@@ -39,72 +42,79 @@ void pack(const float* from, int inputs, int outputs, float* to) {
   }
 }
 
-// sum[j] += the op's taps, for the SIZE outputs of a piece that begins at output `first`. sum: [SIZE][LANES].
-template <int SIZE>
-void add_taps(const Run& run, const Op& op, int first, float* sum) {
-  Vec acc[SIZE][REGISTERS];
+// Rows of a wide arena.
+inline float* row_of(const Run& run, int32_t row) { return run.arena + static_cast<int64_t>(row) * LANES; }
+
+// sum[p][first + j] += the taps of ops[p], for COUNT places and the SIZE outputs of a piece that begins at output
+// `first`. sum[p]: [outputs][LANES].
+template <int SIZE, int COUNT>
+void add_taps(const Run& run, const Op* ops, int first, float* const* sum) {
+  Vec acc[SIZE][COUNT][REGISTERS];
 #pragma GCC unroll 32
   for (int j = 0; j < SIZE; ++j) {
-    for (int v = 0; v < REGISTERS; ++v) acc[j][v] = load(sum + j * LANES + v * WIDTH);
+    for (int p = 0; p < COUNT; ++p) {
+      for (int v = 0; v < REGISTERS; ++v) acc[j][p][v] = load(sum[p] + (first + j) * LANES + v * WIDTH);
+    }
   }
-  for (const Tap* tap = run.taps + op.tap_begin; tap != run.taps + op.tap_end; ++tap) {
-    const float* x = run.arena + static_cast<int64_t>(tap->source) * LANES;
-    const float* w = run.weights + tap->weights + static_cast<int64_t>(tap->inputs) * first;
-    for (int i = 0; i < tap->inputs; ++i, x += LANES, w += SIZE) {
-      Vec xs[REGISTERS];
-      for (int v = 0; v < REGISTERS; ++v) xs[v] = load(x + v * WIDTH);
+  const int taps = ops[0].tap_end - ops[0].tap_begin;
+  for (int t = 0; t < taps; ++t) {
+    const Tap& tap = run.taps[ops[0].tap_begin + t];
+    const float* x[COUNT];
+    for (int p = 0; p < COUNT; ++p) x[p] = row_of(run, run.taps[ops[p].tap_begin + t].source);
+    const float* w = run.packed + tap.weights + static_cast<int64_t>(tap.inputs) * first;
+    for (int64_t i = 0; i < static_cast<int64_t>(tap.inputs) * LANES; i += LANES, w += SIZE) {
+      Vec xs[COUNT][REGISTERS];
+      for (int p = 0; p < COUNT; ++p) {
+        for (int v = 0; v < REGISTERS; ++v) xs[p][v] = load(x[p] + i + v * WIDTH);
+      }
 #pragma GCC unroll 32
       for (int j = 0; j < SIZE; ++j) {
         const Vec weight = all(w[j]);
-        for (int v = 0; v < REGISTERS; ++v) acc[j][v] = fma(xs[v], weight, acc[j][v]);
+        for (int p = 0; p < COUNT; ++p) {
+          for (int v = 0; v < REGISTERS; ++v) acc[j][p][v] = fma(xs[p][v], weight, acc[j][p][v]);
+        }
       }
     }
   }
 #pragma GCC unroll 32
   for (int j = 0; j < SIZE; ++j) {
-    for (int v = 0; v < REGISTERS; ++v) store(sum + j * LANES + v * WIDTH, acc[j][v]);
+    for (int p = 0; p < COUNT; ++p) {
+      for (int v = 0; v < REGISTERS; ++v) store(sum[p] + (first + j) * LANES + v * WIDTH, acc[j][p][v]);
+    }
   }
 }
 
 // add_taps for a size known at run time.
-template <int SIZE = BLOCK>
-void add_taps_of_size(int size, const Run& run, const Op& op, int first, float* sum) {
-  if (size == SIZE) return add_taps<SIZE>(run, op, first, sum);
-  if constexpr (SIZE > 1) add_taps_of_size<SIZE - 1>(size, run, op, first, sum);
+template <int COUNT, int SIZE = BLOCK>
+void add_taps_of_size(int size, const Run& run, const Op* ops, int first, float* const* sum) {
+  if (size == SIZE) return add_taps<SIZE, COUNT>(run, ops, first, sum);
+  if constexpr (SIZE > 1) add_taps_of_size<COUNT, SIZE - 1>(size, run, ops, first, sum);
 }
 
-void wide_op(const Run& run, const Op& op) {
-  float* sum = run.scratch;
-  if (op.partial_out >= 0) sum = run.arena + static_cast<int64_t>(op.partial_out) * LANES;
-  if (op.partial_in >= 0) {
-    sum = run.arena + static_cast<int64_t>(op.partial_in) * LANES;
-  } else {
-    const float* latent = op.latent < 0 ? nullptr : run.latent + static_cast<int64_t>(op.latent) * LANES;
-    for (int o = 0; o < op.outputs; ++o) {
-      const Vec bias = all(run.bias[op.bias + o]);
-      for (int l = 0; l < LANES; l += WIDTH) {
-        store(sum + o * LANES + l, latent ? bias + load(latent + o * LANES + l) : bias);
-      }
+// Where a wide op sums, with what it starts from in it.
+float* begin_wide(const Run& run, const Op& op, float* scratch) {
+  if (op.partial_in >= 0) return row_of(run, op.partial_in);
+  float* sum = op.partial_out >= 0 ? row_of(run, op.partial_out) : scratch;
+  const float* latent = op.latent < 0 ? nullptr : run.latent + static_cast<int64_t>(op.latent) * LANES;
+  for (int o = 0; o < op.outputs; ++o) {
+    const Vec bias = all(run.bias[op.bias + o]);
+    for (int l = 0; l < LANES; l += WIDTH) {
+      store(sum + o * LANES + l, latent ? bias + load(latent + o * LANES + l) : bias);
     }
   }
-  if (op.tap_begin != op.tap_end) {
-    const int pieces = pieces_of(op.outputs);
-    for (int piece = 0, first = 0; piece < pieces; ++piece) {
-      const int size = piece_size(op.outputs, pieces, piece);
-      add_taps_of_size(size, run, op, first, sum + first * LANES);
-      first += size;
-    }
-  }
-  if (op.partial_out >= 0) return;
+  return sum;
+}
 
+// The gate, and the result in the forms that are read.
+void finish_wide(const Run& run, const Op& op, const float* sum) {
+  if (op.partial_out >= 0) return;
   const int channels = channels_of(op);
-  const int32_t residual = op.residual >= 0 ? op.residual : op.residual_ahead;
-  const float* x = run.arena + static_cast<int64_t>(residual) * LANES;
-  float* raw = op.raw < 0 ? nullptr : run.arena + static_cast<int64_t>(op.raw) * LANES;
-  float* act = op.act < 0 ? nullptr : run.arena + static_cast<int64_t>(op.act) * LANES;
+  const float* x = is_gated(op) ? row_of(run, op.residual >= 0 ? op.residual : op.residual_ahead) : nullptr;
+  float* raw = op.raw < 0 ? nullptr : row_of(run, op.raw);
+  float* act = op.act < 0 ? nullptr : row_of(run, op.act);
   for (int at = 0; at < channels * LANES; at += WIDTH) {
     Vec y = load(sum + at);
-    if (residual >= 0) y = fma(y, sigmoid(load(sum + channels * LANES + at)), load(x + at));
+    if (x) y = fma(y, sigmoid(load(sum + channels * LANES + at)), load(x + at));
     if (raw) store(raw + at, y);
     if (act) {
       Vec of_y, of_minus_y;
@@ -116,73 +126,87 @@ void wide_op(const Run& run, const Op& op) {
   }
 }
 
-void wide(const Run& run) {
-  for (const Op* op = run.begin; op != run.end; ++op) wide_op(run, *op);
+// COUNT ops whose weights are the same.
+template <int COUNT>
+void wide_ops(const Run& run, const Op* ops) {
+  const int outputs = ops[0].outputs;
+  float* sum[COUNT];
+  for (int p = 0; p < COUNT; ++p) sum[p] = begin_wide(run, ops[p], run.scratch + p * outputs * LANES);
+  if (ops[0].tap_begin != ops[0].tap_end) {
+    const int pieces = pieces_of(outputs);
+    for (int piece = 0, first = 0; piece < pieces; ++piece) {
+      const int size = piece_size(outputs, pieces, piece);
+      add_taps_of_size<COUNT>(size, run, ops, first, sum);
+      first += size;
+    }
+  }
+  for (int p = 0; p < COUNT; ++p) finish_wide(run, ops[p], sum[p]);
 }
 
-// Registers that a piece's outputs take when lanes are outputs.
-constexpr int PIECE_REGISTERS = (BLOCK + WIDTH - 1) / WIDTH;
-
-// to[o] = from[o] + the op's taps, for COUNT pieces of equal size; what is beyond a piece's end is overwritten by the
-// next.
-//
-// Each sum is one chain of dependent additions, in the order that wide kernels add in; COUNT chains run side by side.
-template <int COUNT>
-void add_taps_narrow(const Run& run, const Op& op, int first, int size, const float* from, float* to) {
-  Vec acc[COUNT][PIECE_REGISTERS];
-  for (int p = 0; p < COUNT; ++p) {
-    for (int v = 0; v < PIECE_REGISTERS; ++v) acc[p][v] = load(from + p * size + v * WIDTH);
+void wide(const Run& run) {
+  const int32_t* alike = run.alike;
+  for (const Op* op = run.begin; op != run.end;) {
+    const int count = *alike >= WIDE_PLACES ? WIDE_PLACES : 1;
+    if (count == WIDE_PLACES) {
+      wide_ops<WIDE_PLACES>(run, op);
+    } else {
+      wide_ops<1>(run, op);
+    }
+    op += count;
+    alike += count;
   }
-  for (const Tap* tap = run.taps + op.tap_begin; tap != run.taps + op.tap_end; ++tap) {
-    const float* x = run.arena + tap->source;
-    const float* w = run.weights + tap->weights + static_cast<int64_t>(tap->inputs) * first;
-    const int64_t next = static_cast<int64_t>(tap->inputs) * size;
-    for (int i = 0; i < tap->inputs; ++i, w += size) {
-      const Vec xs = all(x[i]);
+}
+
+// Narrow kernels: a register is WIDTH outputs of one window. What is beyond the last output is garbage that nobody
+// reads.
+
+// to[p][first + ...] = from[p][first + ...] + the taps of ops[p], for COUNT places and VECTORS registers of outputs.
+//
+// Each sum is one chain of dependent additions, in the order that wide kernels add in; the chains run side by side.
+template <int VECTORS, int COUNT>
+void add_taps_narrow(const Run& run, const Op* ops, int first, const float* from, float* to, int room) {
+  Vec acc[COUNT][VECTORS];
+  for (int p = 0; p < COUNT; ++p) {
+    for (int v = 0; v < VECTORS; ++v) acc[p][v] = load(from + p * room + first + v * WIDTH);
+  }
+  const int outputs = ops[0].outputs, taps = ops[0].tap_end - ops[0].tap_begin;
+  for (int t = 0; t < taps; ++t) {
+    const Tap& tap = run.taps[ops[0].tap_begin + t];
+    const float* x[COUNT];
+    for (int p = 0; p < COUNT; ++p) x[p] = run.arena + run.taps[ops[p].tap_begin + t].source;
+    const float* w = run.weights + tap.weights + first;
+    for (int i = 0; i < tap.inputs; ++i, w += outputs) {
+      Vec weights[VECTORS];
+      for (int v = 0; v < VECTORS; ++v) weights[v] = load(w + v * WIDTH);
       for (int p = 0; p < COUNT; ++p) {
-        for (int v = 0; v < PIECE_REGISTERS; ++v) acc[p][v] = fma(xs, load(w + p * next + v * WIDTH), acc[p][v]);
+        const Vec xs = all(x[p][i]);
+        for (int v = 0; v < VECTORS; ++v) acc[p][v] = fma(xs, weights[v], acc[p][v]);
       }
     }
   }
   for (int p = 0; p < COUNT; ++p) {
-    for (int v = 0; v < PIECE_REGISTERS; ++v) store(to + p * size + v * WIDTH, acc[p][v]);
+    for (int v = 0; v < VECTORS; ++v) store(to + p * room + first + v * WIDTH, acc[p][v]);
   }
 }
 
-void narrow_op(const Run& run, const Op& op) {
-  const int outputs = op.outputs, room = outputs + SLACK;
-  float *from = run.scratch, *sum = from + room, *x = sum + room, *y = x + room, *of_y = y + room,
-        *of_minus_y = of_y + room;
+void begin_narrow(const Run& run, const Op& op, float* sum) {
   if (op.partial_in >= 0) {
     const float* partial = run.ahead + static_cast<int64_t>(op.partial_in) * run.ahead_stride;
-    for (int o = 0; o < outputs; ++o) from[o] = partial[o * run.ahead_stride];
-  } else {
-    for (int o = 0; o < outputs; ++o) {
-      from[o] = run.bias[op.bias + o];
-      if (op.latent >= 0) from[o] += run.latent[(op.latent + o) * LANES];
-    }
-  }
-  const int pieces = pieces_of(outputs);
-  for (int piece = 0, first = 0; piece < pieces;) {
-    const int size = piece_size(outputs, pieces, piece);
-    int same = 1;
-    while (piece + same < pieces && same < 4 && piece_size(outputs, pieces, piece + same) == size) ++same;
-    if (same == 4) {
-      add_taps_narrow<4>(run, op, first, size, from + first, sum + first);
-    } else if (same >= 2) {
-      same = 2;
-      add_taps_narrow<2>(run, op, first, size, from + first, sum + first);
-    } else {
-      add_taps_narrow<1>(run, op, first, size, from + first, sum + first);
-    }
-    piece += same;
-    first += same * size;
-  }
-  if (op.partial_out >= 0) {
-    for (int o = 0; o < outputs; ++o) run.arena[op.partial_out + o] = sum[o];
+    for (int o = 0; o < op.outputs; ++o) sum[o] = partial[o * run.ahead_stride];
     return;
   }
+  for (int o = 0; o < op.outputs; ++o) {
+    sum[o] = run.bias[op.bias + o];
+    if (op.latent >= 0) sum[o] += run.latent[(op.latent + o) * LANES];
+  }
+}
 
+// x, y, of_y, of_minus_y: room for a result each.
+void finish_narrow(const Run& run, const Op& op, const float* sum, float* x, float* y, float* of_y, float* of_minus_y) {
+  if (op.partial_out >= 0) {
+    for (int o = 0; o < op.outputs; ++o) run.arena[op.partial_out + o] = sum[o];
+    return;
+  }
   const int channels = channels_of(op);
   if (op.residual >= 0) {
     for (int c = 0; c < channels; ++c) x[c] = run.arena[op.residual + c];
@@ -212,8 +236,46 @@ void narrow_op(const Run& run, const Op& op) {
   }
 }
 
+// COUNT ops whose weights are the same.
+template <int COUNT>
+void narrow_ops(const Run& run, const Op* ops) {
+  const int outputs = ops[0].outputs, room = outputs + SLACK;
+  float *from = run.scratch, *sum = from + PLACES * room, *rest = sum + PLACES * room;
+  for (int p = 0; p < COUNT; ++p) begin_narrow(run, ops[p], from + p * room);
+  for (int first = 0; first < outputs;) {
+    const int vectors = (outputs - first + WIDTH - 1) / WIDTH;
+    if (vectors >= 4) {
+      add_taps_narrow<4, COUNT>(run, ops, first, from, sum, room);
+      first += 4 * WIDTH;
+    } else if (vectors >= 2) {
+      add_taps_narrow<2, COUNT>(run, ops, first, from, sum, room);
+      first += 2 * WIDTH;
+    } else {
+      add_taps_narrow<1, COUNT>(run, ops, first, from, sum, room);
+      first += WIDTH;
+    }
+  }
+  for (int p = 0; p < COUNT; ++p) {
+    finish_narrow(run, ops[p], sum + p * room, rest, rest + room, rest + 2 * room, rest + 3 * room);
+  }
+}
+
 void narrow(const Run& run) {
-  for (const Op* op = run.begin; op != run.end; ++op) narrow_op(run, *op);
+  const int32_t* alike = run.alike;
+  for (const Op* op = run.begin; op != run.end;) {
+    int count = 1;
+    if (*alike >= 4) {
+      narrow_ops<4>(run, op);
+      count = 4;
+    } else if (*alike >= 2) {
+      narrow_ops<2>(run, op);
+      count = 2;
+    } else {
+      narrow_ops<1>(run, op);
+    }
+    op += count;
+    alike += count;
+  }
 }
 
 double seconds_now() {
@@ -245,7 +307,7 @@ double peak(double seconds) {
   return best;
 }
 
-constexpr Kernels make_kernels(const char* name) { return Kernels{name, BLOCK, pack, wide, narrow, peak}; }
+constexpr Kernels make_kernels(const char* name) { return Kernels{name, pack, wide, narrow, peak}; }
 
 }  // namespace
 }  // namespace spx

@@ -91,6 +91,54 @@ class Checker {
   const std::unordered_map<int32_t, WeightBlock>& blocks_;
 };
 
+bool same_weights(const Program& program, const Op& a, const Op& b) {
+  if (a.outputs != b.outputs || a.tap_end - a.tap_begin != b.tap_end - b.tap_begin) return false;
+  for (int32_t t = 0; t < a.tap_end - a.tap_begin; ++t) {
+    if (program.taps[a.tap_begin + t].weights != program.taps[b.tap_begin + t].weights) return false;
+  }
+  return true;
+}
+
+// Whether an op reads rows that another one writes, so that they cannot run side by side.
+bool reads(const Program& program, const Op& op, const Op& writer) {
+  const int channels = channels_of(writer);
+  const auto overlaps = [](int32_t first, int32_t count, int32_t other, int32_t other_count) {
+    return first >= 0 && other >= 0 && first < other + other_count && other < first + count;
+  };
+  for (int32_t t = op.tap_begin; t < op.tap_end; ++t) {
+    const Tap& tap = program.taps[t];
+    if (overlaps(tap.source, tap.inputs, writer.raw, channels) ||
+        overlaps(tap.source, tap.inputs, writer.act, 2 * channels) ||
+        overlaps(tap.source, tap.inputs, writer.partial_out, writer.outputs)) {
+      return true;
+    }
+  }
+  return false;
+}
+
+// Whether op `end` reads nothing of the ops from `first` on that a kernel might run together with it.
+bool independent(const Program& program, int32_t first, int32_t end) {
+  for (int32_t op = std::max(first, end - PLACES + 1); op < end; ++op) {
+    if (reads(program, program.ops[end], program.ops[op])) return false;
+  }
+  return true;
+}
+
+void count_alike(Program& program) {
+  program.alike.assign(program.ops.size(), 1);
+  for (size_t part = 0; part + 1 < program.begins.size(); ++part) {
+    for (int32_t first = program.begins[part]; first < program.begins[part + 1];) {
+      int32_t end = first + 1;
+      while (end < program.begins[part + 1] && same_weights(program, program.ops[first], program.ops[end]) &&
+             independent(program, first, end)) {
+        ++end;
+      }
+      for (int32_t op = first; op < end; ++op) program.alike[op] = end - op;
+      first = end;
+    }
+  }
+}
+
 }  // namespace
 
 void Model::finish(const std::vector<WeightBlock>& blocks) {
@@ -109,11 +157,12 @@ void Model::finish(const std::vector<WeightBlock>& blocks) {
     rows = std::max(rows, programs[i].rows);
     for (const Op& op : programs[i].ops) outputs = std::max(outputs, static_cast<int>(op.outputs));
   }
-  std::vector<float> packed(weights.size() + SLACK, 0.0f);
+  packed.assign(weights.size() + SLACK, 0.0f);
   for (const auto& [first, block] : by_first) {
     kernels->pack(weights.data() + first, block.inputs, block.outputs, packed.data() + first);
   }
-  weights.swap(packed);
+  weights.resize(weights.size() + SLACK, 0.0f);
+  for (Program& program : programs) count_alike(program);
 }
 
 std::vector<const Kernels*> available_kernels() {

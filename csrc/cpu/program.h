@@ -16,6 +16,7 @@ struct Program {
   std::vector<int32_t> pixels;   // [k][2] window place, arena row
   std::vector<int32_t> conditioning;  // [k][3] resolution, place, arena row
   std::vector<int32_t> params;        // [T] arena row of each target's mixture parameters
+  std::vector<int32_t> alike;         // for each op, how many from it on, of its part, have the same weights
   int32_t rows = 0;                   // of the arena
 
   int steps() const { return static_cast<int>(begins.size()) - 2; }
@@ -33,7 +34,8 @@ struct Model {
   int latent = 0;        // Z
   int place_inputs = 0;  // D: 0, 2 (y, x) or 3 + M (y, x, scale, maps)
   const Kernels* kernels = nullptr;
-  std::vector<float> weights;         // blocks as kernels->pack left them
+  std::vector<float> weights;         // blocks [inputs][outputs], one after the other
+  std::vector<float> packed;          // the same, as kernels->pack left them
   std::vector<float> bias;            //
   std::vector<float> latent_weights;  // [Z][latent_outputs], every layer's U side by side
   int latent_outputs = 0;

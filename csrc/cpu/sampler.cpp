@@ -88,6 +88,8 @@ class Machine {
     run.begin = program.ops.data() + program.begins[part];
     run.end = program.ops.data() + program.begins[part + 1];
     run.taps = program.taps.data();
+    run.alike = program.alike.data() + program.begins[part];
+    run.packed = model.packed.data();
     run.weights = model.weights.data();
     run.bias = model.bias.data();
     run.latent = latent_.data();

@@ -254,6 +254,13 @@ class _Lowering:
             rows = np.flatnonzero(row_step == step)
             chosen = (tap_step >= 0) & (row_step[stage.taps[:, ROW]] == step)
             require(bool((tap_step[chosen] <= step).all()), stage.name, "taps on earlier steps", "a later one")
+        # Places with the same weights stand together: kernels take several at a time. (Sums tell them apart well enough.)
+        taps, tap_row = taps[chosen], stage.taps[chosen, ROW]
+        same = np.bincount(tap_row, weights=taps[:, 1] + 1.0, minlength=len(stage.places))
+        rows = rows[np.argsort(same[rows], kind="stable")]
+        rank = np.zeros(len(stage.places), np.int64)
+        rank[rows] = np.arange(len(rows))
+        taps = taps[np.argsort(rank[tap_row], kind="stable")]
         places, starts = stage.places[rows], self.shared.first[stage.name]
         ops = np.full((len(rows), len(OP)), -1, np.int64)
         column = {name: i for i, name in enumerate(OP)}
@@ -273,10 +280,10 @@ class _Lowering:
             ops[crosses, column["residual_ahead"]] = x[crosses]
         ops[:, column["raw"]] = self.address(stage.output, "raw", places)
         ops[:, column["act"]] = self.address(stage.output, "act", places)
-        counts = np.bincount(stage.taps[chosen, ROW], minlength=len(stage.places))[rows]
+        counts = np.bincount(tap_row, minlength=len(stage.places))[rows]
         ends = begin + np.cumsum(counts)
         ops[:, column["tap_begin"]], ops[:, column["tap_end"]] = ends - counts, ends
-        return ops, taps[chosen]
+        return ops, taps
 
     def run(self, name: str) -> Program:
         """The program."""

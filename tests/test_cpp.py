@@ -15,6 +15,7 @@ from spxcore import Weights, engines, native, sample
 from spxcore.engines import cpp
 from spxcore.engines.torch import TorchWavefront
 from spxcore.errors import SpxError
+from spxcore.mixture import probabilities
 from spxcore.plan import compile_network, execute
 from spxcore.plan.program import full_program, tables, window_programs
 from spxcore.sampler import first_difference
@@ -174,6 +175,62 @@ def test_the_comparison_sees_a_wrong_pixel(spatial):
     assert first_difference(spatial, task, image, image.copy()) is None
     with pytest.raises(AssertionError):
         same_images(spatial, task, wrong, image)
+
+
+# ---- bf16 ------------------------------------------------------------------------------------------------------------
+
+needs_bf16 = pytest.mark.skipif(
+    not (native.have_native() and native.native().have_bf16()), reason="bf16 needs a processor with AMX"
+)
+
+
+@needs_bf16
+@pytest.mark.parametrize("name", [*NETWORKS, "8x8 of 16 filters", "8x8 of 33 filters"])
+def test_bf16_teacher_forced(name):
+    """Rounding activations and weights to 8 bits changes the parameters by a little, and a wrong place by much more."""
+    more = {"8x8 of 16 filters": {"filters": 16}, "8x8 of 33 filters": {"filters": 33, **SPATIAL}}
+    weights = Weights.of(network(config(**{**NETWORKS, **more}[name])))
+    plan = compile_network(weights)
+    _, inputs, z = windows(weights.config, batch=19)
+    expected = execute(plan, double(inputs), z)["params"]
+    conditioning = [inputs[name] for name in plan.inputs if name != "x"]
+    compiled, m = cpp.make(precision="bf16", threads=1).compiled(weights), weights.config.patch
+    whole = compiled.evaluate(2 * m, inputs["x"], conditioning, z)
+    assert close(whole, expected, 3e-2) and not close(whole, expected, 1e-6)  # measured: 3e-3 to 1e-2
+    for program in (2 * m - 2, 2 * m - 1, 0, 1):
+        i, left = divmod(program, 2)
+        targets = [i * m + x for x in range(m)] if left else [i * m + m - 1]
+        assert close(compiled.evaluate(program, inputs["x"], conditioning, z), expected[:, targets], 3e-2)
+
+
+@needs_bf16
+def test_bf16_draws_the_same_pixels_in_any_company(spatial):
+    task = job(spatial.config, 17, 41, images=20)
+    together = cpp.make(precision="bf16", threads=2).sample(spatial, task)
+    assert np.ptp(together) > 100
+    for threads in (1, 7):
+        np.testing.assert_array_equal(cpp.make(precision="bf16", threads=threads).sample(spatial, task), together)
+    for n in (0, 19):
+        alone = replace(task, images=task.images[n : n + 1], z=task.z[n : n + 1], maps=task.maps[n : n + 1])
+        np.testing.assert_array_equal(cpp.make(precision="bf16").sample(spatial, alone)[0], together[n])
+
+
+@needs_bf16
+def test_bf16_hardly_changes_the_distributions():
+    """Mean divergence of the pixels' distributions, for a network whose scales are those of a trained one."""
+    net = network(config(filters=25, layers=2, mixtures=10, latent=60, maps=12, **SPATIAL))
+    weights = Weights.of(net)
+    # A trained network's last layer is small beside its biases: means within [-1, 1], scales of a few levels and more.
+    weights.tensors["nin_out.g"] = weights.tensors["nin_out.g"] * np.float32(0.1)
+    plan = compile_network(weights)
+    _, inputs, z = windows(weights.config, batch=64)
+    conditioning = [inputs[name] for name in plan.inputs if name != "x"]
+    p, q = (
+        probabilities(engine.whole_windows(weights, inputs["x"], conditioning, z).reshape(-1, weights.config.outputs))
+        for engine in (cpp.make(), cpp.make(precision="bf16"))
+    )
+    divergence = (p * np.log2((p + 1e-30) / (q + 1e-30))).sum(axis=1)
+    assert 0 < divergence.mean() <= 1e-3
 
 
 # ---- the engine's interface ------------------------------------------------------------------------------------------

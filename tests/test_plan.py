@@ -223,7 +223,7 @@ def run_program(program, shared, configuration, inputs, z) -> np.ndarray:
             total = shared.bias[op["bias"] : op["bias"] + n].astype(np.float64)
             if op["latent"] >= 0:
                 total += uz[op["latent"] : op["latent"] + n]
-        for source, weights, count in program.taps[op["tap_begin"] : op["tap_end"]]:
+        for source, weights, count, _ in program.taps[op["tap_begin"] : op["tap_end"]]:
             total += arena[source : source + count] @ shared.weights[weights : weights + count * n].reshape(count, n)
         if op["partial_out"] >= 0:
             arena[op["partial_out"] : op["partial_out"] + n] = total

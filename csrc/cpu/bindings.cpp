@@ -77,7 +77,8 @@ const float* optional(const char* name, const py::object& value, bool wanted, co
 class Engine {
  public:
   Engine(int patch, int channels, int parameters, int place_inputs, const py::object& weights, const py::object& blocks,
-         const py::object& bias, const py::object& latent, const py::list& programs, const std::string& isa) {
+         const py::object& bias, const py::object& latent, const py::list& programs, const std::string& isa,
+         bool bf16) {
     const int each = parameters_per_component(channels);
     if (patch < 4 || patch % 4 != 0)
       throw py::value_error("patch: expected a multiple of 4, got " + std::to_string(patch));
@@ -94,6 +95,8 @@ class Engine {
     model_.parameters = parameters;
     model_.place_inputs = place_inputs;
     model_.kernels = find_kernels(isa);
+    model_.tile_kernels = bf16 ? available_tile_kernels() : nullptr;
+    if (bf16 && !model_.tile_kernels) throw py::value_error("bf16: expected a processor with AMX, got one without");
     model_.weights = to_vector<float>("weights", weights, {-1}, {"N"});
     model_.bias = to_vector<float>("bias", bias, {-1}, {"N"});
     const auto u = checked_array<float>("latent", latent, {-1, -1}, {"Z", "L"});
@@ -218,12 +221,13 @@ class Engine {
 void define_cpu_engine(py::module_& module) {
   py::class_<Engine>(module, "Engine", "A compiled network on the processor; see spxcore.engines.cpp.")
       .def(py::init<int, int, int, int, const py::object&, const py::object&, const py::object&, const py::object&,
-                    const py::list&, const std::string&>(),
+                    const py::list&, const std::string&, bool>(),
            py::arg("patch"), py::arg("channels"), py::arg("parameters"), py::arg("place_inputs"), py::arg("weights"),
            py::arg("blocks"), py::arg("bias"), py::arg("latent"), py::arg("programs"), py::arg("isa") = "",
+           py::arg("bf16") = false,
            R"(patch: m. channels: C. parameters: P, of a pixel's mixture. place_inputs: D, 0, 2 or 3 + maps.
 weights, blocks, bias, latent: fields of spxcore.plan.program.Tables. programs: spxcore.plan.program.Program each.
-isa: a name of instruction_sets(), "" for the fastest. Raises ValueError for an index out of range.)")
+isa: a name of instruction_sets(), "" for the fastest. bf16: what runs ahead in bf16, if have_bf16(). Raises ValueError for an index out of range.)")
       .def("sample", &Engine::sample, py::arg("height"), py::arg("width"), py::arg("seed"), py::arg("images"),
            py::arg("z"), py::arg("maps"), py::arg("y_axis"), py::arg("x_axis"), py::arg("scale"),
            py::arg("temperature"), py::arg("map"), py::arg("threads"), py::arg("out"), py::arg("progress"),
@@ -246,6 +250,9 @@ narrow: with the kernels for one window at a time. threads: 0 for all.)")
         return names;
       },
       "Names of the instruction sets that Engine can use here, the fastest first.");
+  module.def(
+      "have_bf16", [] { return available_tile_kernels() != nullptr; },
+      "Whether Engine can run in bf16 here: on a processor with AMX whose operating system lends it.");
   module.def(
       "fma_peak",
       [](double seconds, const std::string& isa) {

@@ -11,6 +11,9 @@ struct Run {
   const Op* end;
   const int32_t* alike;  // for each op from `begin` on, how many from it on have the same weights; at least 1
   const Tap* taps;
+  const int32_t* first_tile;  // for each tap of pairs its first tile of weights; bf16 only, like the next two
+  const char* tiles;
+  int pairs;             // rows of a place's concat_elu
   const float* packed;   // weights for wide kernels
   const float* weights;  // and as they came, for narrow ones
   const float* bias;
@@ -38,11 +41,26 @@ constexpr int PLACES = 4;
 
 // Floats beyond the end of the weights and of each part of the scratch that a kernel may read or write.
 constexpr int SLACK = 64;
-static inline int scratch_size(int outputs) { return PLACES * outputs * LANES + (2 * PLACES + 4) * (outputs + SLACK); }
+// The first term is for sums of wide kernels, which on a matrix unit end at a tile's border, the second for narrow
+// ones.
+static inline int scratch_size(int outputs) {
+  return PLACES * (outputs + 16) * LANES + (2 * PLACES + 4) * (outputs + SLACK);
+}
+
+// Wide ops in bf16 on a matrix unit.
+struct TileKernels {
+  // Tiles, of 1024 bytes, of a weight block of an even number of inputs.
+  int (*tile_count)(int inputs, int outputs);
+  void (*pack)(const float* from, int inputs, int outputs, void* to);
+  void (*wide)(const Run& run);
+  // Asks the operating system for the unit, once before its first use; false if it does not give it.
+  bool (*ask)();
+};
 
 // Null where the compiler cannot target it.
 const Kernels* kernels_avx512();
 const Kernels* kernels_avx2();
 const Kernels* kernels_portable();
+const TileKernels* kernels_amx();
 
 }  // namespace spx

@@ -105,7 +105,8 @@ float* begin_wide(const Run& run, const Op& op, float* scratch) {
   return sum;
 }
 
-// The gate, and the result in the forms that are read.
+// The gate, and the result in the forms that are read; in PAIRS concat_elu goes into one row, rounded to bf16.
+template <bool PAIRS = false>
 void finish_wide(const Run& run, const Op& op, const float* sum) {
   if (op.partial_out >= 0) return;
   const int channels = channels_of(op);
@@ -119,9 +120,13 @@ void finish_wide(const Run& run, const Op& op, const float* sum) {
     if (act) {
       Vec of_y, of_minus_y;
       concat_elu(y, &of_y, &of_minus_y);
-      float* pair = act + (at / LANES) * 2 * LANES + at % LANES;
-      store(pair, of_y);
-      store(pair + LANES, of_minus_y);
+      if constexpr (PAIRS) {
+        store_pair(act + at, of_y, of_minus_y);
+      } else {
+        float* pair = act + (at / LANES) * 2 * LANES + at % LANES;
+        store(pair, of_y);
+        store(pair + LANES, of_minus_y);
+      }
     }
   }
 }

@@ -33,6 +33,7 @@ struct Tap {
   int32_t source;   // first arena row it reads
   int32_t weights;  // first number of its weight block in Model::weights
   int32_t inputs;   // rows it reads
+  int32_t pairs;    // 1 if they are pairs of concat_elu, which bf16 keeps in half as many rows, else 0
 };
 
 }  // namespace spx

@@ -82,6 +82,8 @@ class Checker {
       check(block->second.inputs == tap.inputs && block->second.outputs == op.outputs, "tap, inputs",
             "those of its weight block", tap.inputs);
       within("tap, source", tap.source, tap.inputs, program_.rows);
+      check(tap.pairs == 0 || (tap.pairs == 1 && tap.inputs % 2 == 0), "tap, pairs",
+            "0, or 1 for an even number of inputs", tap.pairs);
     }
   }
 
@@ -163,6 +165,45 @@ void Model::finish(const std::vector<WeightBlock>& blocks) {
   }
   weights.resize(weights.size() + SLACK, 0.0f);
   for (Program& program : programs) count_alike(program);
+  if (tile_kernels) pack_tiles();
+}
+
+void Model::pack_tiles() {
+  std::unordered_map<int32_t, int32_t> first_of;  // weights of a block -> its first tile
+  for (Program& program : programs) {
+    program.first_tile.assign(program.taps.size(), 0);
+    for (const Op& op : program.ops) {
+      bool raw = false;
+      for (int32_t t = op.tap_begin; t < op.tap_end; ++t) {
+        const Tap& tap = program.taps[t];
+        if (!tap.pairs) {
+          raw = true;
+          continue;
+        }
+        if (raw) throw std::invalid_argument("taps: expected those of pairs first, got one after others");
+        if (pairs == 0) pairs = tap.inputs / 2;
+        if (tap.inputs != 2 * pairs) {
+          throw std::invalid_argument("taps: expected " + std::to_string(2 * pairs) +
+                                      " inputs of every tap of pairs, got " + std::to_string(tap.inputs));
+        }
+        const auto [known, is_new] = first_of.try_emplace(tap.weights, static_cast<int32_t>(tiles.size() / 1024));
+        if (is_new) {
+          tiles.resize(tiles.size() + static_cast<size_t>(1024) * tile_kernels->tile_count(tap.inputs, op.outputs));
+          tile_kernels->pack(weights.data() + tap.weights, tap.inputs, op.outputs,
+                             tiles.data() + static_cast<size_t>(1024) * known->second);
+        }
+        program.first_tile[t] = known->second;
+      }
+    }
+  }
+}
+
+const TileKernels* available_tile_kernels() {
+  const CpuFeatures& f = cpu_features();
+  if (!(f.amx_tile && f.amx_bf16 && f.avx512bf16 && f.avx512f && f.avx512vl && f.avx512bw && f.avx512dq))
+    return nullptr;
+  static const bool lent = kernels_amx() && kernels_amx()->ask();
+  return lent ? kernels_amx() : nullptr;
 }
 
 std::vector<const Kernels*> available_kernels() {

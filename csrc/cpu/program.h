@@ -16,6 +16,7 @@ struct Program {
   std::vector<int32_t> pixels;   // [k][2] window place, arena row
   std::vector<int32_t> conditioning;  // [k][3] resolution, place, arena row
   std::vector<int32_t> params;        // [T] arena row of each target's mixture parameters
+  std::vector<int32_t> first_tile;    // for each tap of pairs its first tile in Model::tiles; bf16 only
   std::vector<int32_t> alike;         // for each op, how many from it on, of its part, have the same weights
   int32_t rows = 0;                   // of the arena
 
@@ -34,8 +35,11 @@ struct Model {
   int latent = 0;        // Z
   int place_inputs = 0;  // D: 0, 2 (y, x) or 3 + M (y, x, scale, maps)
   const Kernels* kernels = nullptr;
-  std::vector<float> weights;         // blocks [inputs][outputs], one after the other
-  std::vector<float> packed;          // the same, as kernels->pack left them
+  const TileKernels* tile_kernels = nullptr;  // for what runs ahead in bf16; null in fp32
+  std::vector<float> weights;                 // blocks [inputs][outputs], one after the other
+  std::vector<float> packed;                  // the same, as kernels->pack left them
+  std::vector<char> tiles;            // bf16 only: the blocks that taps of pairs read, as tile_kernels->pack left them
+  int pairs = 0;                      // rows of a place's concat_elu
   std::vector<float> bias;            //
   std::vector<float> latent_weights;  // [Z][latent_outputs], every layer's U side by side
   int latent_outputs = 0;
@@ -45,7 +49,13 @@ struct Model {
 
   // Checks every index of the programs against the arrays and packs the weights. Throws std::invalid_argument.
   void finish(const std::vector<WeightBlock>& blocks);
+
+ private:
+  void pack_tiles();
 };
+
+// The matrix unit, if this machine has one and lends it; else null.
+const TileKernels* available_tile_kernels();
 
 // Kernels that this machine can run, the fastest first.
 std::vector<const Kernels*> available_kernels();

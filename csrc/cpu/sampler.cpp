@@ -67,7 +67,12 @@ class Machine {
   void run_wide(const Program& program, int part) {
     Run run = prepare(program, part);
     run.arena = wide_.data();
-    model.kernels->wide(run);
+    // Steps depend on nothing in bf16 but on partial sums and residuals, which are fp32: so are they.
+    if (model.tile_kernels && part == 0) {
+      model.tile_kernels->wide(run);
+    } else {
+      model.kernels->wide(run);
+    }
   }
 
   // Steps of a window that was run ahead with wide kernels take up from lane `ahead`; -1: with narrow ones.
@@ -90,6 +95,9 @@ class Machine {
     run.taps = program.taps.data();
     run.alike = program.alike.data() + program.begins[part];
     run.packed = model.packed.data();
+    run.first_tile = program.first_tile.data();
+    run.tiles = model.tiles.data();
+    run.pairs = model.pairs;
     run.weights = model.weights.data();
     run.bias = model.bias.data();
     run.latent = latent_.data();
@@ -201,8 +209,9 @@ struct Group {
   int first, count;
 };
 
-// From so many windows on, one wide run is faster than a narrow run of each. Their bits are the same.
-constexpr int WIDE_FROM = 4;
+// From so many windows on, one wide run is faster than a narrow run of each. Their bits are the same in fp32; in bf16
+// what runs ahead is always wide.
+inline int wide_from(const Model& model) { return model.tile_kernels ? 1 : 4; }
 
 // Groups of a job's images: full ones of LANES; what is left over together if that is less work than one by one.
 std::vector<Group> groups_of(const Model& model, const ImageJob& job, int threads) {
@@ -302,7 +311,7 @@ class Worker {
   void first_window() {
     const Program& program = model_.programs[2 * place_row_ + 1];
     const int m = model_.patch;
-    if (images_.count >= WIDE_FROM) {
+    if (images_.count >= wide_from(model_)) {
       for (int lane = 0; lane < images_.count; ++lane) write_ahead(program, lane, 0, machine_.wide(lane));
       machine_.run_wide(program, 0);
       for (int c = 0; c < m; ++c) step_wide(program, c, 0, c);
@@ -322,7 +331,7 @@ class Worker {
     for (int c = model_.patch; c < job_.width; ++c) {
       if (!wait(c + 1)) return;
       const int x0 = c - model_.patch + 1;
-      if (images_.count >= WIDE_FROM) {
+      if (images_.count >= wide_from(model_)) {
         for (int lane = 0; lane < images_.count; ++lane) write_ahead(program, lane, x0, machine_.wide(lane));
         machine_.run_wide(program, 0);
         step_wide(program, 0, x0, c);
@@ -343,7 +352,7 @@ class Worker {
     for (int c = model_.patch; c < job_.width; c += LANES) {
       const int count = std::min(LANES, job_.width - c), x0 = c - model_.patch + 1;
       if (!wait(c + count)) return;
-      const bool wide = count >= WIDE_FROM;
+      const bool wide = count >= wide_from(model_);
       if (wide) {
         for (int lane = 0; lane < count; ++lane) write_ahead(program, 0, x0 + lane, machine_.wide(lane));
         machine_.run_wide(program, 0);

@@ -113,5 +113,16 @@ inline void concat_elu(Vec x, Vec* of_x, Vec* of_minus_x) {
   *of_minus_x = positive_or(x, below, minus);
 }
 
+// Both rounded to bf16, a in the low and b in the high half of each 32 bits.
+#if defined(__AVX512BF16__)
+inline void store_pair(float* p, Vec a, Vec b) {
+  const __m512i low = _mm512_cvtepu16_epi32((__m256i)_mm512_cvtneps_pbh(a));
+  const __m512i high = _mm512_slli_epi32(_mm512_cvtepu16_epi32((__m256i)_mm512_cvtneps_pbh(b)), 16);
+  _mm512_storeu_si512(p, _mm512_or_si512(low, high));
+}
+#else
+inline void store_pair(float*, Vec, Vec) {}
+#endif
+
 }  // namespace
 }  // namespace spx

@@ -23,15 +23,26 @@ def why_not() -> str | None:
 
 
 def make(precision: str = "fp32", threads: int | None = None, device: str | None = None, isa: str | None = None) -> Cpp:
-    """The engine. isa: "avx512", "avx2" or "portable"; None takes SPX_ISA's, or the fastest one."""
-    require(precision == "fp32", "precision", "fp32 for the cpp engine", repr(precision))
+    """The engine.
+
+    Args:
+        precision: "fp32", or "bf16" on a processor with AMX: what depends on the rows above is then computed in bf16.
+        threads: how many; None for one a core.
+        device: "cpu" or None.
+        isa: "avx512", "avx2" or "portable"; None takes SPX_ISA's, or the fastest one.
+    """
+    require(precision in ("fp32", "bf16"), "precision", "fp32 or bf16", repr(precision))
+    have_bf16 = precision == "fp32" or native.native().have_bf16()
+    require(
+        have_bf16, "precision", "fp32 on this machine", "bf16", "for bf16 the cpp engine needs a processor with AMX"
+    )
     require(device in (None, "cpu"), "device", "cpu for the cpp engine", repr(device))
     require(threads is None or 1 <= threads <= 4096, "threads", "1 to 4096", threads)
     available = native.native().instruction_sets()
     if isa is None:
         isa = os.environ.get(ISA_VARIABLE) or available[0]
     require(isa in available, ISA_VARIABLE, " or ".join(available) + " on this machine", repr(isa))
-    return Cpp(threads, isa)
+    return Cpp(threads, isa, precision)
 
 
 class Cpp:
@@ -39,13 +50,14 @@ class Cpp:
 
     Args:
         threads: how many; None for one a core.
-        isa: instruction set, a name of `spxcore._native.instruction_sets()`.
+        isa: instruction set, a name of `spxcore._native.instruction_sets()`; "" for the fastest.
+        precision: "fp32" or "bf16".
     """
 
     name = "cpp"
 
-    def __init__(self, threads: int | None = None, isa: str = ""):
-        self.threads, self.isa = threads, isa
+    def __init__(self, threads: int | None = None, isa: str = "", precision: str = "fp32"):
+        self.threads, self.isa, self.precision = threads, isa, precision
         self._compiled: weakref.WeakKeyDictionary[Weights, object] = weakref.WeakKeyDictionary()
 
     def compiled(self, weights: Weights):
@@ -59,7 +71,7 @@ class Cpp:
             programs = [*window_programs(plan, shared), full_program(plan, shared)]
             self._compiled[weights] = native.native().Engine(
                 config.patch, config.channels, config.outputs, config.place_inputs,
-                shared.weights, shared.blocks, shared.bias, shared.latent, programs, self.isa,
+                shared.weights, shared.blocks, shared.bias, shared.latent, programs, self.isa, self.precision == "bf16",
             )  # fmt: skip
         return self._compiled[weights]
 

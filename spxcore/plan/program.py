@@ -36,6 +36,7 @@ TAP = (
     "source",  # first arena row it reads
     "weights",  # first number of its block [inputs][outputs] in Tables.weights
     "inputs",  # rows it reads
+    "pairs",  # 1 if they are pairs of concat_elu, else 0
 )
 
 
@@ -239,6 +240,7 @@ class _Lowering:
             result[mine, 0] = self.address(source.value, form, places)
             result[mine, 1] = starts[index] + taps[mine, BLOCK] * inputs * stage.outputs
             result[mine, 2] = inputs
+            result[mine, 3] = source.form != "raw"
             steps[mine] = self.steps[source.value][places]
         return result, steps
 

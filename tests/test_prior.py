@@ -174,3 +174,10 @@ def test_fit_mixture_is_repeatable_and_modest(synthetic):
     assert all((getattr(a, name) == getattr(b, name)).all() for name in ("weights", "classes", "means", "cholesky"))
     few = fit_mixture(codes[:40], labels[:40], 20)  # too few for 20 clusters a class
     assert len(few.weights) <= 4 and np.isfinite(few.log_density(codes)).all()
+
+
+def test_spread_scales_the_deviations_only(synthetic):
+    codes, labels, _ = synthetic
+    whole, narrow = (fit_mixture(codes, labels, components=3, spread=spread) for spread in (1.0, 0.5))
+    assert np.array_equal(whole.means, narrow.means) and np.array_equal(whole.weights, narrow.weights)
+    assert np.allclose(narrow.cholesky, 0.5 * whole.cholesky)

@@ -54,8 +54,8 @@ def resolve(name_or_path: str | Path) -> Path:
     )
 
 
-def read_config(folder: Path) -> dict:
-    """config.json of a checkpoint.
+def read_config(folder: Path, needs: str = "network") -> dict:
+    """config.json of a checkpoint, with the field `needs`.
 
     Raises:
         SpxError: if it is missing or not a JSON object.
@@ -69,9 +69,8 @@ def read_config(folder: Path) -> dict:
         ) from error
     except (OSError, ValueError) as error:
         raise SpxError(f"{path}: cannot be read as JSON ({error}); fetch the checkpoint again") from error
-    require(
-        isinstance(config, dict) and "network" in config, str(path), 'an object with "network"', type(config).__name__
-    )
+    good = isinstance(config, dict) and needs in config
+    require(good, str(path), f'an object with "{needs}"', type(config).__name__)
     return config
 
 

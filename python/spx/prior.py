@@ -97,13 +97,17 @@ class Prior:
         return constant + top + np.log(np.exp(terms - top).sum(axis=0))
 
 
-def fit_mixture(codes: np.ndarray, labels: np.ndarray, components: int = 20, seed: int = 0) -> Prior:
+def fit_mixture(
+    codes: np.ndarray, labels: np.ndarray, components: int = 20, spread: float = 1.0, seed: int = 0
+) -> Prior:
     """Gaussian mixtures of the codes, `components` a class: k-means clusters with Ledoit-Wolf shrunk full covariances.
 
     Args:
         codes: [N, L] codes of the training set, one draw from q(z | x) each, so that the mixture fits the aggregate posterior.
         labels: [N] classes.
         components: clusters of each class; fewer where a class has under 3 L codes a cluster.
+        spread: factor on every cluster's standard deviations. A Gaussian's shell in 60 dimensions reaches beyond the codes of real
+            images; a little under 1 draws fewer broken digits at next to no cost in held-out density.
         seed: of the k-means initialisation.
     """
     from sklearn.cluster import KMeans
@@ -120,7 +124,7 @@ def fit_mixture(codes: np.ndarray, labels: np.ndarray, components: int = 20, see
             weights.append(len(members) / len(codes))
             classes.append(label)
             means.append(members.mean(axis=0))
-            factors.append(np.linalg.cholesky(covariance + 1e-6 * np.eye(codes.shape[1])))
+            factors.append(spread * np.linalg.cholesky(covariance + 1e-6 * np.eye(codes.shape[1])))
     return Prior(
         codes.shape[1],
         np.array(weights, np.float32),

@@ -37,6 +37,7 @@ class Recipe:
         kl_weight: factor on the VAE's KL term; under 1 the code tells more
         prior: mixture: Gaussians fitted to the training codes, a set a class; normal: N(0, I)
         components: Gaussians a class of the mixture prior
+        prior_spread: factor on their standard deviations; under 1 draws codes nearer to those of real images
         sizes: smallest (the data's own) and largest image size trained at; equal for a single size
         contrast: how fast the targets' contrast grows with the size: factor 1 + contrast (n / 28 - 1)
         dropout: inside the patch network
@@ -69,6 +70,7 @@ class Recipe:
     kl_weight: float = 0.5
     prior: str = "mixture"
     components: int = 20
+    prior_spread: float = 0.8
     sizes: tuple[int, int] = (28, 1400)
     contrast: float = 0.25
     dropout: float = 0.0
@@ -91,7 +93,8 @@ class Recipe:
         counts = ("vae_steps", "warmup", "patience", "validate_every", "sample_every", "save_every", "seed")
         for name in (*counts, "weight_decay", "kl_weight", "contrast"):
             require(getattr(self, name) >= 0, name, "0 or more", getattr(self, name))
-        require(self.lr > 0, "lr", "more than 0", self.lr)
+        for name in ("lr", "prior_spread"):
+            require(getattr(self, name) > 0, name, "more than 0", getattr(self, name))
         require(0 < self.lr_decay <= 1, "lr_decay", "0 < decay <= 1", self.lr_decay)
         require(0 <= self.ema < 1, "ema", "0 <= decay < 1", self.ema)
         whole = self.batch % self.patches_per_image == 0

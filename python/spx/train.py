@@ -270,14 +270,15 @@ class Trainer:
         codes = reparameterise(*self.posterior, generator).cpu().numpy()
         labels = self.train_data.labels
         held_out = np.arange(len(codes)) % 10 == 9
-        fitted = fit_mixture(codes[~held_out], labels[~held_out], self.recipe.components, self.recipe.seed)
+        how = {"components": self.recipe.components, "spread": self.recipe.prior_spread, "seed": self.recipe.seed}
+        fitted = fit_mixture(codes[~held_out], labels[~held_out], **how)
         report = {
             "kl_to_standard_normal": float(kl_to_standard_normal(*self.posterior).mean()),
             "codes_nats_fitted": float(fitted.log_density(codes[~held_out][:2000]).mean()),
             "codes_nats_held_out": float(fitted.log_density(codes[held_out][:2000]).mean()),
         }
         self._log({"event": "prior", **report})
-        self.model.set_prior(fit_mixture(codes, labels, self.recipe.components, self.recipe.seed))
+        self.model.set_prior(fit_mixture(codes, labels, **how))
         self.model.to(self.device)
 
     def _save_state(self) -> None:

@@ -1,0 +1,134 @@
+"""The classifier of the paper's evaluation: a LeNet (LeCun et al. 1998) that judges samples and reconstructions."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from spxcore.errors import SpxError, require
+
+from .data import Images
+from .files import write_atomically
+
+SHIPPED = Path(__file__).with_name("assets") / "lenet"
+SIDE = 28
+
+
+class LeNet(nn.Module):
+    """Two 5x5 convolutions with max-pooling and two fully connected layers: 20, 50, 500 units, as the field trains it on MNIST."""
+
+    def __init__(self, classes: int = 10):
+        super().__init__()
+        self.classes = classes
+        self.conv_1 = nn.Conv2d(1, 20, 5)
+        self.conv_2 = nn.Conv2d(20, 50, 5)
+        self.hidden = nn.Linear(50 * 4 * 4, 500)
+        self.out = nn.Linear(500, classes)
+        self.dropout = nn.Dropout(0.5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """x [B, 1, 28, 28] in [0, 1] -> logits [B, classes]."""
+        x = F.max_pool2d(F.relu(self.conv_1(x)), 2)
+        x = F.max_pool2d(F.relu(self.conv_2(x)), 2)
+        return self.out(self.dropout(F.relu(self.hidden(x.flatten(1)))))
+
+    @torch.no_grad()
+    def probabilities(self, images: np.ndarray) -> np.ndarray:
+        """Class probabilities of images of any size, which are brought to 28x28 by averaging over areas (paper, section 4.3).
+
+        Args:
+            images: uint8 [N, H, W, 1], light strokes on dark, at least 28 pixels a side.
+
+        Returns:
+            float32 [N, classes].
+        """
+        good = images.ndim == 4 and images.shape[3] == 1 and min(images.shape[1:3]) >= SIDE
+        require(good, "images", f"[N, H, W, 1], at least {SIDE} pixels a side", list(images.shape))
+        self.eval()
+        chunks = []
+        for chunk in np.array_split(images, max(1, len(images) // 256)):
+            x = torch.from_numpy(np.array(chunk.transpose(0, 3, 1, 2))).float() / 255
+            chunks.append(torch.softmax(self(F.interpolate(x, (SIDE, SIDE), mode="area")), dim=1))
+        return torch.cat(chunks).numpy()
+
+
+def train_lenet(
+    train: Images, test: Images, epochs: int = 15, seed: int = 0, progress: Callable[[int, float], None] | None = None
+) -> tuple[LeNet, float]:
+    """Train the classifier: AdamW, one-cycle learning rate, shifts of up to two pixels, batch 128.
+
+    Args:
+        train, test: 28x28 images of one channel.
+        epochs: passes over the training set.
+        seed: of weights, order and shifts.
+        progress: called after each epoch with its number and the accuracy on the test set.
+
+    Returns:
+        The classifier and its accuracy on the test set.
+    """
+    shape = train.images.shape[1:]
+    require(shape == (1, SIDE, SIDE), "images", f"one channel, {SIDE}x{SIDE}", list(shape))
+    require(epochs >= 1, "epochs", "at least 1", epochs)
+    torch.manual_seed(seed)
+    generator = np.random.default_rng(seed)
+    model = LeNet(int(train.labels.max()) + 1)
+    images = torch.from_numpy(train.images.copy()).float() / 255
+    labels = torch.from_numpy(train.labels.astype(np.int64))
+    batch = min(128, len(images))
+    steps = len(images) // batch
+    optimiser = torch.optim.AdamW(model.parameters(), 1e-3, weight_decay=1e-3)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, 3e-3, epochs * steps)
+    accuracy = 0.0
+    for epoch in range(epochs):
+        model.train()
+        order = generator.permutation(len(images))
+        for step in range(steps):
+            index = order[step * batch : (step + 1) * batch]
+            shift = [int(s) for s in generator.integers(-2, 3, 2)]
+            loss = F.cross_entropy(model(torch.roll(images[index], shift, (2, 3))), labels[index])
+            optimiser.zero_grad(set_to_none=True)
+            loss.backward()
+            optimiser.step()
+            schedule.step()
+        predicted = model.probabilities(test.images.transpose(0, 2, 3, 1)).argmax(axis=1)
+        accuracy = float((predicted == test.labels).mean())
+        if progress:
+            progress(epoch, accuracy)
+    return model.eval(), accuracy
+
+
+def save_lenet(model: LeNet, folder: Path, about: dict) -> None:
+    """Write config.json and model.safetensors."""
+    from safetensors.torch import save_file
+
+    config = json.dumps({"classes": model.classes, "about": about}, indent=2) + "\n"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        write_atomically(folder / "model.safetensors", lambda path: save_file(model.state_dict(), path))
+        write_atomically(folder / "config.json", lambda path: path.write_text(config))
+    except OSError as error:
+        raise SpxError(f"{folder}: cannot be written ({error.strerror}); choose another --out") from error
+
+
+def load_lenet(folder: str | Path | None = None) -> LeNet:
+    """The classifier that is shipped (trained on MNIST), or the one in a folder.
+
+    Raises:
+        SpxError: if it is missing or damaged.
+    """
+    from .checkpoints import read_config, read_tensors
+
+    folder = SHIPPED if folder is None else Path(folder)
+    config, tensors = read_config(folder, needs="classes"), read_tensors(folder)
+    model = LeNet(config["classes"])
+    try:
+        model.load_state_dict({name: torch.from_numpy(tensor) for name, tensor in tensors.items()})
+    except RuntimeError as error:
+        raise SpxError(f"{folder}: no LeNet of spx ({str(error).splitlines()[0]})") from error
+    return model.eval()

@@ -1,0 +1,198 @@
+"""The evaluation: each figure against a value known otherwise, and the command."""
+
+from __future__ import annotations
+
+import json
+import math
+
+import numpy as np
+import pytest
+import torch
+from helpers import TINY, digits, write_dataset
+
+from spx.api import Model
+from spx.checkpoints import save_checkpoint
+from spx.cli.evaluate import main, markdown
+from spx.cli.lenet import main as train_lenet_main
+from spx.evaluate import kl_nats, likelihood
+from spx.lenet import LeNet, load_lenet, save_lenet
+from spx.metrics import components, contour_length, ms_ssim_pairs
+from spx.model import SpatialPixelCNN
+from spx.vae import kl_to_standard_normal
+from spxcore import SpxError
+
+
+def tiny(conditioning: str = "spatial", latent: int = 5) -> SpatialPixelCNN:
+    torch.manual_seed(0)
+    network = {**TINY, "conditioning": conditioning, "latent": latent, "maps": 3, "sizes": [28, 56]}
+    vae = {"latent": latent, "filters": [4, 4, 4]} if latent else None
+    return SpatialPixelCNN(network=network, vae=vae).eval()
+
+
+@pytest.mark.parametrize("conditioning, latent", [("spatial", 5), ("paper", 5), ("paper", 0)])
+def test_likelihood_is_the_mean_over_all_positions(conditioning, latent):
+    """Against the network called on each window alone; here the code's noise is the same since the seed is."""
+    from spxcore.mixture import probabilities
+
+    module = tiny(conditioning, latent)
+    images = digits(2)[0][:, None, 8:18, 6:17]  # 10 x 11: 3 x 4 positions
+    if latent:
+        module.vae.encode = lambda x: (torch.ones(len(x), latent), torch.full((len(x), latent), -40.0))  # sigma = 0
+    model = Model(module)
+    found = likelihood(model, images)
+
+    z = np.ones((1, latent), np.float32) if latent else None
+    maps, expected = model.feature_maps(z), np.zeros((2, 3, 4))
+    for n, image in enumerate(images[:, 0]):
+        for r in range(3):
+            for c in range(4):
+                p = probabilities(window_params(model, z, maps, image, r, c))
+                pixels = image[r : r + 8, c : c + 8].ravel()
+                expected[n, r, c] = -np.log2(p[np.arange(64), pixels]).mean()
+    assert found.patch == pytest.approx(expected.mean(), rel=1e-4)
+    assert found.map.shape == (10, 11) and found.images == 2
+    # Each window's mean counts once; weighing the map by how many windows cover a pixel gives the same total.
+    cover = np.outer(np.minimum.reduce([np.arange(1, 11), np.arange(10, 0, -1), np.full(10, 3)]),
+                     np.minimum.reduce([np.arange(1, 12), np.arange(11, 0, -1), np.full(11, 4)]))  # fmt: skip
+    assert (found.map * cover).sum() / cover.sum() == pytest.approx(found.patch, rel=1e-5)
+
+
+def window_params(model, z, maps, image, r, c):
+    """The network's output at every place of the window at (r, c), [64, P]."""
+    from spxcore.coords import axis, scale
+    from spxcore.network import place_inputs
+
+    y, x = (torch.from_numpy(axis(n)) for n in image.shape)
+    rows, columns = (y[r].view(1, 1), y[r + 7].view(1, 1)), (x[c].view(1, 1), x[c + 7].view(1, 1))
+    scales = torch.tensor([[scale(*image.shape, model.config.sizes)]], dtype=torch.float32)
+    maps, z = (None if a is None else torch.from_numpy(a) for a in (maps, z))
+    window = torch.from_numpy(image[r : r + 8, c : c + 8] / np.float32(127.5) - 1).float()[None, None]
+    with torch.no_grad():
+        places = place_inputs(model.config, rows, columns, scales, maps)
+        return model.weights.module(window, places, z)[0].flatten(1).T.numpy()
+
+
+def test_kl_of_a_mixture_prior_is_estimated_without_bias():
+    """A mixture of one standard normal is N(0, I): the Monte Carlo figure must agree with the closed form."""
+    from spx.prior import Prior
+
+    module = tiny()
+    mean, log_variance = torch.randn(4000, 5) * 0.5, torch.full((4000, 5), -1.0)
+    z = mean + (0.5 * log_variance).exp() * torch.randn(4000, 5)
+    closed = kl_to_standard_normal(mean, log_variance).double().numpy()
+    assert np.allclose(kl_nats(Model(module), mean, log_variance, z), closed)
+    module.set_prior(
+        Prior(
+            5,
+            np.ones(1, np.float32),
+            np.zeros(1, np.int64),
+            np.zeros((1, 5), np.float32),
+            np.eye(5, dtype=np.float32)[None],
+        )
+    )
+    estimated = kl_nats(Model(module), mean, log_variance, z)
+    error = (estimated - closed).std() / math.sqrt(4000)
+    assert abs((estimated - closed).mean()) < 4 * error and (estimated - closed).std() > 0.1
+
+
+def test_ms_ssim():
+    images = digits(6)[0][..., None]
+    same = np.repeat(images[:1], 3, axis=0)
+    assert ms_ssim_pairs(same) == (pytest.approx(1, abs=1e-5), pytest.approx(0, abs=1e-3))
+    mean, deviation = ms_ssim_pairs(images, batch=4)
+    assert ms_ssim_pairs(images) == (pytest.approx(mean), pytest.approx(deviation))
+    noise = np.random.default_rng(0).integers(0, 256, (6, 28, 28, 1)).astype(np.uint8)
+    assert ms_ssim_pairs(noise)[0] < mean < 1
+    with pytest.raises(SpxError, match="images: expected"):
+        ms_ssim_pairs(images[:1])
+
+
+def test_contours_and_components():
+    square = np.zeros((40, 40, 1), np.uint8)
+    square[10:30, 10:30] = 255
+    assert contour_length(square) == pytest.approx(4 * 20 / 40, rel=0.05)
+    assert components(square) == (1, 1)
+    striped = square.copy()
+    striped[10:30, 12:30:4] = 0
+    assert contour_length(striped) > 3 * contour_length(square)
+    specks = square.copy()
+    specks[2, 2] = specks[5, 35] = 255
+    specks[20, 20] = 0
+    assert components(specks) == (3, 2)
+    y, x = np.mgrid[:9, :9]
+    diamond = np.where(abs(y - 4) + abs(x - 4) == 3, 255, 0).astype(np.uint8)[..., None]
+    assert components(diamond) == (1, 2)  # ink holds together at corners, ground does not
+
+
+def test_lenet_round_trip_and_sizes(tmp_path):
+    model = LeNet(10).eval()
+    save_lenet(model, tmp_path / "lenet", {})
+    images = digits(5)[0][..., None]
+    again = load_lenet(tmp_path / "lenet")
+    assert np.array_equal(again.probabilities(images), model.probabilities(images))
+    doubled = images.repeat(2, axis=1).repeat(2, axis=2)  # averaging over areas takes it back exactly
+    assert np.allclose(again.probabilities(doubled), model.probabilities(images), atol=1e-6)
+    with pytest.raises(SpxError, match="at least 28"):
+        model.probabilities(images[:, :20])
+    (tmp_path / "lenet" / "config.json").write_text("{}")
+    with pytest.raises(SpxError, match='expected an object with "classes"'):
+        load_lenet(tmp_path / "lenet")
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """A tiny data set, a checkpoint and a trained classifier."""
+    root = tmp_path_factory.mktemp("evaluate")
+    write_dataset(root / "data", train=256, test=12)
+    save_checkpoint(tiny(), root / "checkpoint")
+    arguments = ["--data", "idx", "--data-dir", str(root / "data"), "--out", str(root / "lenet"), "--epochs", "6"]
+    assert train_lenet_main(arguments) == 0
+    return root
+
+
+def test_the_classifier_learns(folder):
+    config = json.loads((folder / "lenet" / "config.json").read_text())
+    assert config["about"]["test_accuracy"] > 0.9
+
+
+def evaluated(folder, *arguments) -> int:
+    common = ["--data", "idx", "--data-dir", str(folder / "data"), "--checkpoint", str(folder / "checkpoint")]
+    return main([*common, "--lenet", str(folder / "lenet"), "--engine", "torch", *arguments])
+
+
+def test_the_command(folder, tmp_path, capsys):
+    pytest.importorskip("skimage")
+    arguments = ["--res", "28", "--samples", "3", "--reconstructions", "4", "--subset", "1", "--contours", "28"]
+    assert evaluated(folder, *arguments, "--contour-images", "1", "--json", "--out", str(tmp_path / "report")) == 0
+    report = json.loads(capsys.readouterr().out)
+    assert report == json.loads((tmp_path / "report" / "report.json").read_text())
+    found = report["likelihood"]
+    assert found["bound_bits"] == pytest.approx(found["patch_bits"] + found["kl_bits"]) and found["images"] == 1
+    row = report["sizes"]["28"]
+    assert row["test images"]["accuracy"] > 90 and 0 <= row["reconstructions"]["accuracy"] <= 100
+    assert -1 <= row["samples"]["ms_ssim"] <= 1 and set(report["contours"]) == {"28"}
+    text = markdown(report)
+    assert (tmp_path / "report" / "report.md").read_text() == text and "<= 1.67" in text and "96.2" in text
+    assert (tmp_path / "report" / "likelihood.png").exists()
+
+
+@pytest.mark.parametrize(
+    "arguments, sentence",
+    [
+        (["--samples", "-1"], "samples: expected 0 or more, got -1"),
+        (["--res", "20"], "res: expected sizes of at least 28"),
+        (["--threads", "0"], "threads: expected at least 1"),
+        (["--lenet", "/nowhere"], "expected a checkpoint"),
+        (["--checkpoint", "no-such"], "checkpoint: expected"),
+    ],
+)
+def test_refusals(folder, capsys, arguments, sentence):
+    assert evaluated(folder, "--contours", *arguments) == 2
+    error = capsys.readouterr().err
+    assert sentence in error and "Traceback" not in error
+
+
+def test_other_data_needs_a_classifier_of_its_own(folder, capsys):
+    arguments = ["--data", "idx", "--data-dir", str(folder / "data"), "--checkpoint", str(folder / "checkpoint")]
+    assert main([*arguments, "--contours"]) == 2
+    assert "lenet: expected" in capsys.readouterr().err

@@ -29,6 +29,18 @@ def tiny(conditioning: str = "spatial", latent: int = 5) -> SpatialPixelCNN:
     return SpatialPixelCNN(network=network, vae=vae).eval()
 
 
+@pytest.mark.parametrize("conditioning, latent", [("spatial", 5), ("paper", 0)])
+def test_likelihood_on_the_engine(conditioning, latent):
+    from spxcore import engines
+
+    if engines.why_not("cpp"):
+        pytest.skip(engines.why_not("cpp"))
+    model, images = Model(tiny(conditioning, latent)), digits(2)[0][:, None]
+    plain, native = (likelihood(model, images, engine=engine) for engine in (None, engines.get("cpp", threads=1)))
+    assert native.bound == pytest.approx(plain.bound, rel=1e-5)
+    assert np.allclose(native.map, plain.map, rtol=1e-3, atol=1e-4)
+
+
 @pytest.mark.parametrize("conditioning, latent", [("spatial", 5), ("paper", 5), ("paper", 0)])
 def test_likelihood_is_the_mean_over_all_positions(conditioning, latent):
     """Against the network called on each window alone; here the code's noise is the same since the seed is."""

@@ -61,13 +61,16 @@ def kl_nats(model: Model, mean: torch.Tensor, log_variance: torch.Tensor, z: tor
 
 
 @torch.no_grad()
-def likelihood(model: Model, images: np.ndarray, seed: int = 0, progress: Progress | None = None) -> Likelihood:
-    """Bits per dimension over every patch position of every image (paper, section 4.2), in fp32.
+def likelihood(
+    model: Model, images: np.ndarray, seed: int = 0, engine: Engine | None = None, progress: Progress | None = None
+) -> Likelihood:
+    """Bits per dimension over every patch position of every image (paper, section 4.2).
 
     Args:
         model: the model.
         images: uint8 [N, C, H, W], of the size the model was trained at.
         seed: of the codes' noise.
+        engine: runs the network if it has `whole_windows` (cpp); otherwise, and for None, torch does, in fp32.
         progress: see `Progress`.
     """
     config, m = model.config, model.patch
@@ -91,7 +94,8 @@ def likelihood(model: Model, images: np.ndarray, seed: int = 0, progress: Progre
             maps = model.module.image_maps(z)
             z = z.expand(len(r0), -1)
         windows = image[0].unfold(1, m, 1).unfold(2, m, 1).permute(1, 2, 0, 3, 4).flatten(0, 1)
-        nats = -log_prob(model.module.network(windows, place_inputs(config, rows, columns, scales, maps), z), windows)
+        places = place_inputs(config, rows, columns, scales, maps)
+        nats = -log_prob(_window_params(model, engine, windows, places, z), windows)
         pixel_bits = nats.numpy() / math.log(2) / channels  # [windows, m, m]
         bits.append(float(pixel_bits.mean(dtype=np.float64)))
         for window, r, c in zip(pixel_bits, r0, c0, strict=True):
@@ -103,6 +107,20 @@ def likelihood(model: Model, images: np.ndarray, seed: int = 0, progress: Progre
     total = np.array(bits) + kl
     error = float(total.std(ddof=1) / math.sqrt(n)) if n > 1 else math.nan
     return Likelihood(float(np.mean(bits)), float(kl.mean()), error, sums / counts, n)
+
+
+def _window_params(model: Model, engine: Engine | None, windows, places, z) -> torch.Tensor:
+    """The network's output for whole windows [B, C, m, m] given places and z as `PixelCNN.forward` takes them: [B, P, m, m]."""
+    if not hasattr(engine, "whole_windows"):
+        return model.module.network(windows, places, z)
+
+    def flat(t: torch.Tensor) -> np.ndarray:  # [B, channels, side, side] -> [B, places, channels]
+        return np.ascontiguousarray(t.flatten(2).transpose(1, 2).numpy())
+
+    conditioning = [flat(p) for p in places if p is not None]
+    codes = None if z is None else np.ascontiguousarray(z.numpy())
+    params = engine.whole_windows(model.weights, flat(windows), conditioning, codes)
+    return torch.from_numpy(params).transpose(1, 2).unflatten(2, windows.shape[2:])
 
 
 def judged(lenet: LeNet, images: np.ndarray, labels: np.ndarray | None = None) -> dict[str, float]:
@@ -179,7 +197,7 @@ def evaluate(
     began, report = time.perf_counter(), {}
     if subset != 0:
         images = test.images if subset is None else test.images[:subset]
-        found = likelihood(model, images, seed, progress)
+        found = likelihood(model, images, seed, engine, progress)
         report["likelihood"] = {
             "patch_bits": found.patch,
             "kl_bits": found.kl,

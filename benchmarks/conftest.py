@@ -1,0 +1,22 @@
+"""Conditions that every figure carries: they go into pytest-benchmark's JSON (--benchmark-json FILE)."""
+
+import os
+
+import numpy as np
+import torch
+
+from spxcore import __version__, native
+
+
+def pytest_benchmark_update_machine_info(config, machine_info):
+    """What the figures depend on beyond the machine."""
+    machine_info["spx"] = {
+        "version": __version__,
+        "torch": torch.__version__,
+        "numpy": np.__version__,
+        "native": native.native().build_info(),
+        "instruction_sets": native.native().instruction_sets(),
+        "cores": len(os.sched_getaffinity(0)),
+        "load_average": os.getloadavg(),
+        "fma_peak_per_core": native.native().fma_peak(0.5),
+    }

@@ -1,0 +1,86 @@
+"""Microseconds a pixel of the naive loop, the torch wavefront and the cpp engine, in one run.
+
+    pytest benchmarks --benchmark-only --benchmark-json figures.json && python benchmarks/table.py figures.json
+
+The network is the small 8x8 one with spatial conditioning and random weights: speed does not depend on what it learnt.
+"""
+
+import os
+import time
+
+import numpy as np
+import pytest
+import torch
+
+from spxcore import Job, Weights, engines, native, preset
+from spxcore.network import PixelCNN
+from spxcore.plan import compile_network
+
+# Pixels that the naive loop is timed on; each is one evaluation of the network, wherever it is.
+NAIVE_PIXELS = 10 * 10
+
+# images, height, width. The last is a strip of the 1400x1400 problem: its rate is that of the whole picture.
+JOBS = {
+    "1 of 28x28": (1, 28, 28),
+    "16 of 28x28": (16, 28, 28),
+    "256 of 28x28": (256, 28, 28),
+    "1 of 56x56": (1, 56, 56),
+    "1 of 224x224": (1, 224, 224),
+    "1 of 24x1400": (1, 24, 1400),
+}
+# The torch wavefront takes minutes for the larger ones.
+TORCH_PIXELS = 13_000
+
+
+@pytest.fixture(scope="session")
+def weights() -> Weights:
+    torch.manual_seed(0)
+    return Weights.of(PixelCNN(preset("small-8x8")))
+
+
+@pytest.fixture(scope="session")
+def naive(weights) -> float:
+    """Seconds a pixel of the naive loop."""
+    job, engine = make_job(weights, 1, 10, 10), engines.get("reference")
+    start = time.perf_counter()
+    engine.sample(weights, job)
+    return (time.perf_counter() - start) / NAIVE_PIXELS
+
+
+def make_job(weights: Weights, images: int, height: int, width: int) -> Job:
+    g, c = np.random.default_rng(0), weights.config
+    z = g.normal(size=(images, c.latent))
+    return Job(height, width, 1, np.arange(images), z, g.normal(size=(images, c.maps, 56, 56)))
+
+
+def measure(benchmark, weights, naive, name, engine) -> None:
+    job = make_job(weights, *JOBS[name])
+    engine.sample(weights, make_job(weights, 1, 8, 8))  # compiled, and warm
+    pixels = np.prod(JOBS[name])
+    benchmark.pedantic(engine.sample, (weights, job), rounds=3 if pixels < 5000 else 1)
+    seconds = benchmark.stats.stats.min / pixels
+    cores = len(os.sched_getaffinity(0))
+    cone = compile_network(weights).cone([63]).macs()
+    benchmark.extra_info |= {
+        "job": name,
+        "us_a_pixel": 1e6 * seconds,
+        "naive_us_a_pixel": 1e6 * naive,
+        "ratio_to_naive": naive / seconds,
+        # Of what the network needs for a pixel, had every core done nothing but fp32 multiply-adds.
+        "share_of_fp32_peak": cone / seconds / (cores * native.native().fma_peak(0.2)),
+    }
+
+
+@pytest.mark.parametrize("name", [name for name, shape in JOBS.items() if np.prod(shape) <= TORCH_PIXELS])
+def test_torch(benchmark, weights, naive, name):
+    benchmark.extra_info["engine"] = "torch"
+    measure(benchmark, weights, naive, name, engines.get("torch"))
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+@pytest.mark.parametrize("name", JOBS)
+def test_cpp(benchmark, weights, naive, name, precision):
+    if precision == "bf16" and not native.native().have_bf16():
+        pytest.skip("bf16 needs a processor with AMX")
+    benchmark.extra_info["engine"] = f"cpp {precision}"
+    measure(benchmark, weights, naive, name, engines.get("cpp", precision=precision))

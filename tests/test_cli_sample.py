@@ -350,7 +350,8 @@ def test_ctrl_c_to_the_process(checkpoint, tmp_path):
     ]
     # The signal is sent from inside, once the first pixels are drawn: no waiting for a moment that may not come.
     code = f"""
-import os, signal, sys, threading
+import os, signal, sys
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs are born ignoring it
 from spxcore.engines.torch import TorchWavefront
 step_params, calls = TorchWavefront.step_params, []
 def counted(*arguments):

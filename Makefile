@@ -11,7 +11,7 @@ SOURCES = pyproject.toml setup.py CMakeLists.txt $(shell find csrc -type f)
 CXX_FILES = $(shell find csrc -name '*.h' -o -name '*.cpp' -o -name '*.cu')
 
 .DEFAULT_GOAL := help
-.PHONY: help venv draw test lint format bench clean
+.PHONY: help venv draw test lint format bench sanitize clean
 
 help:  ## list the commands
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /  make \1\t/' | expand -t 16
@@ -47,6 +47,10 @@ format: $(VENV)/.developed  ## put style and formatting right
 
 bench: $(VENV)/.developed  ## run the benchmarks
 	$(BIN)/python -m pytest benchmarks --benchmark-only
+
+sanitize: $(VENV)/.developed  ## run the native tests under the address, undefined-behaviour and thread sanitizers
+	PATH="$(abspath $(BIN)):$$PATH" PYTHON=$(abspath $(BIN))/python csrc/sanitize.sh address
+	PATH="$(abspath $(BIN)):$$PATH" PYTHON=$(abspath $(BIN))/python csrc/sanitize.sh thread
 
 clean:  ## remove what was built, and .venv
 	rm -rf build dist *.egg-info spxcore/*.so $(VENV) .pytest_cache .ruff_cache .benchmarks

@@ -155,3 +155,23 @@ def test_patches_are_aimed_at_edges():
         p = drawn(image.expand(3000, -1, -1, -1), native_share=0.0, aimed_share=share)
         flat[share] = ((p.x.amax((1, 2, 3)) - p.x.amin((1, 2, 3))) < 0.5).float().mean()
     assert flat[1.0] < flat[0.0] - 0.1
+
+
+def test_spoilt_contexts():
+    """Only the patches asked for are changed, in one rectangle each, and what is to be predicted stays."""
+    g = torch.Generator().manual_seed(0)
+    x = torch.linspace(-1, 1, 64 * 64).reshape(64, 1, 8, 8)
+    which = torch.arange(64) % 2 == 0
+    spoilt = patches.spoil(x, which, g)
+    assert torch.equal(spoilt[~which], x[~which])
+    sizes = set()
+    for changed in (spoilt != x)[which][:, 0]:
+        rows, columns = changed.any(1), changed.any(0)
+        assert torch.equal(changed, rows[:, None] & columns[None])
+        sizes.add((int(rows.sum()), int(columns.sum())))
+    assert len(sizes) > 10 and min(min(s) for s in sizes) <= 1
+    mixed = config(sizes=(28, 1400))
+    found = patches.sample_patches(x.new_zeros(64, 1, 28, 28), mixed, g, spoilt_share=1.0)
+    native = found.scale == -1
+    assert torch.equal(found.context[native], found.x[native]) and found.x.unique().numel() == 1
+    assert (found.context != found.x).any()

@@ -148,4 +148,4 @@ class SpatialPixelCNN(
         places = place_inputs(self.network_config, rows, columns, of_images(patches.scale), maps)
         if z is not None:
             z = z.repeat_interleave(len(patches.x) // images, dim=0)
-        return self.network(patches.x, places, z)
+        return self.network(patches.context, places, z)

@@ -17,13 +17,15 @@ class Patches:
     """A batch of patches.
 
     Attributes:
-        x: [B, C, m, m] pixels in [-1, 1] on the 256-level grid.
+        x: [B, C, m, m] pixels in [-1, 1] on the 256-level grid: what is to be predicted.
+        context: [B, C, m, m] the pixels the network is shown, x but for the spoilt pieces (`spoil`).
         y0, y1, x0, x1: [B] coordinates in [-1, 1] of each patch's first and last row and column.
         scale: [B] scale input, as `spxcore.coords.scale`.
         weight: [B] importance weight of the patch in the loss.
     """
 
     x: Tensor
+    context: Tensor
     y0: Tensor
     y1: Tensor
     x0: Tensor
@@ -77,6 +79,37 @@ def _edge_density(images: Tensor) -> Tensor:
     return spread / spread.sum(dim=1, keepdim=True)
 
 
+def spoil(x: Tensor, which: Tensor, generator: torch.Generator) -> Tensor:
+    """Patches with a random rectangle replaced by another patch's pixels or by one level.
+
+    A large image has millions of draws, so some are bad luck; the network has to find back from what it has not seen in any
+    true image. Shown such contexts it learns to trust the conditioning over them.
+
+    Args:
+        x: [B, C, m, m] patches.
+        which: bool [B], the patches to spoil.
+        generator: source of all randomness.
+
+    Returns:
+        [B, C, m, m].
+    """
+    batch, _, m, _ = x.shape
+
+    def uniform() -> Tensor:
+        return torch.rand(batch, generator=generator, device=x.device)
+
+    def stretch() -> Tensor:  # [B, m], a random interval of random length, thin ones as often as wide ones
+        length = torch.floor(m ** uniform()).clamp(1, m)
+        first = torch.floor(uniform() * (m - length + 1))
+        place = torch.arange(m, device=x.device)
+        return (place >= first[:, None]) & (place < (first + length)[:, None])
+
+    inside = stretch()[:, :, None] & stretch()[:, None, :] & which[:, None, None]
+    level = on_grid((uniform() * 4 - 2).clamp(-1, 1))[:, None, None, None].expand_as(x)
+    other = torch.where((uniform() < 0.5)[:, None, None, None], x.roll(1, 0), level)
+    return torch.where(inside[:, None], other, x)
+
+
 def sample_patches(
     images: Tensor,
     config: NetworkConfig,
@@ -84,6 +117,7 @@ def sample_patches(
     contrast_strength: float = 0.0,
     native_share: float = 1 / 3,
     aimed_share: float = 1 / 2,
+    spoilt_share: float = 0.0,
 ) -> Patches:
     """One random patch of each image.
 
@@ -99,6 +133,7 @@ def sample_patches(
         generator: source of all randomness.
         contrast_strength: see `contrast`.
         native_share, aimed_share: as above, in [0, 1].
+        spoilt_share: share of the patches above the smallest size whose context is spoilt, see `spoil`.
     """
     batch, side, m = len(images), images.shape[-1], config.patch
     low, high = config.sizes
@@ -145,4 +180,5 @@ def sample_patches(
         scale = (2 * torch.log(n / low) / math.log(high / low) - 1).clamp(-1, 1)
     else:
         scale = torch.zeros_like(n)
-    return Patches(pixels, y0, y1, x0, x1, scale, weight)
+    context = spoil(pixels, (uniform() < spoilt_share) & (n > low), generator) if spoilt_share else pixels
+    return Patches(pixels, context, y0, y1, x0, x1, scale, weight)

@@ -40,6 +40,7 @@ class Recipe:
         prior_spread: factor on their standard deviations; under 1 draws codes nearer to those of real images
         sizes: smallest (the data's own) and largest image size trained at; equal for a single size
         contrast: how fast the targets' contrast grows with the size: factor 1 + contrast (n / 28 - 1)
+        spoilt: share of the patches at larger sizes whose context has a wrong piece, to learn to recover from bad draws
         dropout: inside the patch network
         precision: fp32 or bf16 (autocast)
         compile: torch.compile the networks
@@ -73,6 +74,7 @@ class Recipe:
     prior_spread: float = 0.8
     sizes: tuple[int, int] = (28, 1400)
     contrast: float = 0.25
+    spoilt: float = 0.2
     dropout: float = 0.0
     precision: str = "fp32"
     compile: bool = False
@@ -96,6 +98,7 @@ class Recipe:
         for name in ("lr", "prior_spread"):
             require(getattr(self, name) > 0, name, "more than 0", getattr(self, name))
         require(0 < self.lr_decay <= 1, "lr_decay", "0 < decay <= 1", self.lr_decay)
+        require(0 <= self.spoilt <= 1, "spoilt", "0 to 1", self.spoilt)
         require(0 <= self.ema < 1, "ema", "0 <= decay < 1", self.ema)
         whole = self.batch % self.patches_per_image == 0
         require(whole, "batch", f"a multiple of patches_per_image ({self.patches_per_image})", self.batch)
@@ -142,6 +145,7 @@ def recipe(name: str, **overrides) -> Recipe:
             prior="normal",
             sizes=(28, 28),
             contrast=0.0,
+            spoilt=0.0,
             dropout=0.5,
             patience=100,
         )

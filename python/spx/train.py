@@ -363,7 +363,9 @@ class Trainer:
         if self.phase != "vae":
             generator = torch.Generator(self.device).manual_seed(seed_of(self.recipe.seed, self.phase, step, "patches"))
             repeated = images.repeat_interleave(self.recipe.patches_per_image, dim=0)
-            patches = sample_patches(repeated, self.model.network_config, generator, self.recipe.contrast)
+            patches = sample_patches(
+                repeated, self.model.network_config, generator, self.recipe.contrast, spoilt_share=self.recipe.spoilt
+            )
         if self.phase == "patch" and self.posterior is not None:
             posterior = tuple(p[indices] for p in self.posterior)
         if not whole and self.world > 1:

@@ -130,6 +130,40 @@ def test_the_loss_falls(mode, data_dir, tmp_path):
     assert list((tmp_path / "run" / "tensorboard").iterdir())
 
 
+def test_a_run_starts_from_a_checkpoints_weights(uninterrupted, data_dir, tmp_path):
+    trained = uninterrupted("frozen, spatial") / "checkpoint"
+    s = settings("frozen, spatial", data_dir, init=str(trained), vae_steps=0, steps=3, components=2)
+    weights = load_model(trained).state_dict()
+    trainer = Trainer(s, tmp_path / "run", progress=False)
+    for name, p in trainer.model.named_parameters():
+        assert torch.equal(p, weights[name]), name
+    trainer.train()
+    ended = load_model(tmp_path / "run" / "checkpoint")
+    assert ended.components == 2  # fitted anew, not the other's
+    for name, p in ended.named_parameters():
+        assert torch.equal(p, weights[name]) == name.startswith("vae."), name
+    resumed = Trainer(s, tmp_path / "again", progress=False)
+    resumed.train(stop_at=1)
+    Trainer(s, tmp_path / "again", resume=True, progress=False).train()
+    assert result(tmp_path / "again") == result(tmp_path / "run")
+
+
+def test_a_start_from_another_model(uninterrupted, data_dir, tmp_path, capsys):
+    other = uninterrupted("no latent") / "checkpoint"
+    s = settings("frozen, spatial", data_dir, init=str(other))
+    refused(
+        capsys,
+        ["--out", tmp_path / "run", *options(s)],
+        "init: expected a checkpoint of small-4x4 with the same --vae, got ",
+    )
+    assert not (tmp_path / "run").exists()
+    refused(
+        capsys,
+        ["--out", tmp_path / "run", *options(settings("no latent", data_dir, init="mnist"))],
+        "checkpoint: expected one of mnist-8x8, a folder",
+    )
+
+
 def test_the_frozen_vae_stays_as_it_was_trained(uninterrupted, data_dir, tmp_path):
     trainer = run(settings("frozen, spatial", data_dir), tmp_path / "run", stop_at=3)
     while trainer.phase == "vae":
@@ -449,6 +483,8 @@ def test_a_damaged_state(uninterrupted, tmp_path, capsys, damage):
         (["--preset=small-9x9"], "patch: expected a multiple of 4"),
         (["--preset=small-8x8", "--steps=0"], "steps: expected at least 1, got 0"),
         (["--preset=small-8x8", "--threads=0"], "threads: expected at least 1, got 0"),
+        (["--preset=small-8x8", "--spoilt=1.5"], "spoilt: expected 0 to 1, got 1.5"),
+        (["--preset=small-8x8", "--prior-spread=0"], "prior_spread: expected more than 0, got 0"),
         (["--preset=small-8x8", "--device=gpu"], "device: expected cpu"),
         (["--preset=small-8x8", "--data=idx", "--data-dir=/none"], "/none: expected a file train-images-idx3-ubyte"),
         (["--preset=small-8x8", "--data=mnst"], "data: expected mnist, fashion-mnist, idx, got 'mnst'"),

@@ -27,7 +27,7 @@ from spxcore.layers import data_dependent_initialisation
 from spxcore.likelihood import log_prob
 
 from . import data
-from .checkpoints import save_checkpoint
+from .checkpoints import load_model, save_checkpoint
 from .files import write_atomically, write_folder_atomically
 from .model import SpatialPixelCNN
 from .patches import Patches, sample_patches, to_unit
@@ -153,6 +153,8 @@ class Trainer:
             contrast=recipe.contrast,
             about={"data": recipe.data, "recipe": {k: v for k, v in recipe.to_dict().items() if k != "data_dir"}},
         ).to(self.device)
+        if recipe.init and not resume:
+            self._start_from(recipe.init)
         self.images = torch.from_numpy(self.train_data.images.copy()).to(self.device)
         self.test_images = torch.from_numpy(self.test_data.images[:_VALIDATION_IMAGES].copy()).to(self.device)
         self.posterior: tuple[Tensor, Tensor] | None = None
@@ -191,6 +193,15 @@ class Trainer:
         if dist.is_initialized():
             dist.barrier()
 
+    def _start_from(self, checkpoint: str) -> None:
+        """Take the weights of a trained model; its prior is fitted anew, because the codes may change."""
+        trained = load_model(checkpoint).state_dict()
+        trained = {name: t for name, t in trained.items() if not name.startswith("prior_")}
+        own = self.model.state_dict()
+        same = {name: t.shape for name, t in trained.items()} == {name: t.shape for name, t in own.items()}
+        require(same, "init", f"a checkpoint of {self.recipe.preset} with the same --vae", f"{checkpoint}")
+        self.model.load_state_dict(trained)
+
     def _trainable(self) -> dict[str, nn.Parameter]:
         phase = self.phase
         chosen = {"vae": ("vae.",), "patch": ("network.", "maps."), "joint": ("vae.", "network.", "maps.")}[phase]
@@ -214,7 +225,7 @@ class Trainer:
         objective = Objective(self.model, self.phase, self.recipe).to(self.device)
         if self.phase == "patch" and self.model.vae is not None:
             self._encode_training_set()
-        if initialise and self.step == 0:
+        if initialise and self.step == 0 and not self.recipe.init:
             self._initialise(objective)
         if self.recipe.compile:
             self._compile()

@@ -324,9 +324,16 @@ def test_kill_9_at_any_moment(uninterrupted, data_dir, tmp_path):
     assert killed[0][2] == -signal.SIGKILL, killed
     run(s, folder, resume=True)
     assert result(folder) == result(uninterrupted("frozen, spatial")), killed
-    assert [
-        p.name for p in folder.iterdir() if p.is_dir() and "state" in p.name and not p.name.startswith(".")
-    ] == states(folder)
+    assert len(states(folder)) == 1 and not list(folder.glob(".*"))
+
+
+def test_what_a_killed_process_left_goes_on_resume(data_dir, tmp_path):
+    s, folder = settings("no latent", data_dir), tmp_path / "run"
+    run(s, folder, stop_at=2)
+    (folder / ".state-0-00000003.1.tmp").mkdir()
+    (folder / ".recipe.json.1.tmp").write_text("{")
+    run(s, folder, resume=True)
+    assert not list(folder.glob(".*"))
 
 
 @pytest.mark.slow

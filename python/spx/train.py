@@ -28,7 +28,7 @@ from spxcore.likelihood import log_prob
 
 from . import data
 from .checkpoints import load_model, save_checkpoint
-from .files import write_atomically, write_folder_atomically
+from .files import remove_leftovers, write_atomically, write_folder_atomically
 from .model import SpatialPixelCNN
 from .patches import Patches, sample_patches, to_unit
 from .prior import fit_mixture
@@ -173,25 +173,31 @@ class Trainer:
         return sorted(self.run.glob("state-*"))
 
     def _prepare_folder(self, resume: bool) -> None:
-        if resume:
-            way_out = "leave --resume out to start a run"
-            require((self.run / "recipe.json").exists(), str(self.run), "a run to resume", "none", way_out)
-        elif self.rank == 0:
-            fresh = not (self.run / "recipe.json").exists()
-            require(
-                fresh,
-                str(self.run),
-                "a new folder",
-                "one with a run in it",
-                "--resume continues it; or choose another --out",
-            )
+        """Rank 0 makes the folder ready; what it finds wrong, every process raises, so that none waits for another."""
+        problem: list[str | None] = [None]
+        if self.rank == 0:
             try:
-                self.run.mkdir(parents=True, exist_ok=True)
-                write_atomically(self.run / "recipe.json", lambda p: _write_json(p, self.recipe.to_dict()))
-            except OSError as error:
-                raise SpxError(f"{self.run}: cannot be written ({error.strerror}); choose another --out") from error
+                self._claim_folder(resume)
+            except SpxError as error:
+                problem = [str(error)]
         if dist.is_initialized():
-            dist.barrier()
+            dist.broadcast_object_list(problem)
+        if problem[0]:
+            raise SpxError(problem[0])
+
+    def _claim_folder(self, resume: bool) -> None:
+        begun = (self.run / "recipe.json").exists()
+        if resume:
+            require(begun, str(self.run), "a run to resume", "none", "leave --resume out to start a run")
+            remove_leftovers(self.run)
+            return
+        way_out = "--resume continues it; or choose another --out"
+        require(not begun, str(self.run), "a new folder", "one with a run in it", way_out)
+        try:
+            self.run.mkdir(parents=True, exist_ok=True)
+            write_atomically(self.run / "recipe.json", lambda p: _write_json(p, self.recipe.to_dict()))
+        except OSError as error:
+            raise SpxError(f"{self.run}: cannot be written ({error.strerror}); choose another --out") from error
 
     def _start_from(self, checkpoint: str) -> None:
         """Take the weights of a trained model; its prior is fitted anew, because the codes may change."""

@@ -119,6 +119,10 @@ def train(arguments: argparse.Namespace) -> int:
         if trainer.rank == 0:
             print(f"done: {folder} (draw with: spx-sample --checkpoint {folder} --res 224)")
         return 0
+    except SpxError:
+        if distributed and dist.get_rank() > 0:
+            return 2  # rank 0 says it
+        raise
     except KeyboardInterrupt:
         if trainer is not None and trainer.rank == 0:
             print(f"stopped; continue with: spx-train --out {arguments.out} --resume", file=sys.stderr)

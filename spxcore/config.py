@@ -3,11 +3,19 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
+from numbers import Integral
 
 from .errors import SpxError, require
 
 CONDITIONINGS = ("spatial", "paper")
+
+
+def check_whole_numbers(config, prefix: str = "") -> None:
+    """Raise an `SpxError` unless every field of a dataclass that is an int holds one; config.json may hold anything."""
+    for f in fields(config):
+        value = getattr(config, f.name)
+        require(f.type != "int" or isinstance(value, Integral), prefix + f.name, "a whole number", repr(value))
 
 
 @dataclass(frozen=True)
@@ -42,6 +50,7 @@ class NetworkConfig:
 
     def __post_init__(self):
         object.__setattr__(self, "sizes", tuple(self.sizes))
+        check_whole_numbers(self)
         require(self.patch >= 4 and self.patch % 4 == 0, "patch", "a multiple of 4, at least 4", self.patch)
         require(self.channels in (1, 3), "channels", "1 or 3", self.channels)
         require(self.filters >= 1, "filters", "at least 1", self.filters)

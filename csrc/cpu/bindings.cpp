@@ -74,6 +74,48 @@ const float* optional(const char* name, const py::object& value, bool wanted, co
   return data;
 }
 
+// What a network is made of: fields of spxcore.plan.program.Tables, and programs. The model's inputs are there already.
+void fill(Model* model, const py::object& weights, const py::object& blocks, const py::object& bias,
+          const py::object& latent, const py::list& programs, const std::string& isa) {
+  model->kernels = find_kernels(isa);
+  model->weights = to_vector<float>("weights", weights, {-1}, {"N"});
+  model->bias = to_vector<float>("bias", bias, {-1}, {"N"});
+  const auto u = checked_array<float>("latent", latent, {-1, -1}, {"Z", "L"});
+  model->latent = static_cast<int>(u.shape(0));
+  model->latent_outputs = static_cast<int>(u.shape(1));
+  model->latent_weights.assign(u.data(), u.data() + u.size());
+  for (const py::handle program : programs) model->programs.push_back(to_program(program));
+  model->finish(to_structs<WeightBlock>("blocks", blocks));  // std::invalid_argument becomes a ValueError
+}
+
+// A program's results for N windows or images, [N, T, P]. inputs: name and array [N, places, channels] of each of the
+// model's.
+py::array_t<float> run_program(const Model& model, const Program& program,
+                               const std::vector<std::pair<const char*, py::object>>& inputs, const py::object& z,
+                               bool narrow, int threads) {
+  py::ssize_t n = -1;
+  std::vector<py::array_t<float, py::array::c_style>> keep;
+  std::vector<const float*> data;
+  for (size_t k = 0; k < model.inputs.size(); ++k) {
+    const Input& input = model.inputs[k];
+    keep.push_back(
+        checked_array<float>(inputs[k].first, inputs[k].second, {n, input.places, input.channels}, {"N", "", ""}));
+    data.push_back(keep.back().data());
+    n = keep.back().shape(0);
+  }
+  py::object keep_z;
+  const float* codes = optional("z", z, model.latent > 0, {n, model.latent}, {}, &keep_z);
+  threads = checked_threads(threads);
+  const auto targets = static_cast<py::ssize_t>(program.targets.size());
+  py::array_t<float> params(std::vector<py::ssize_t>{n, targets, model.parameters});
+  float* to = params.mutable_data();
+  {
+    const py::gil_scoped_release release;
+    spx::evaluate(model, program, n, data, codes, narrow, threads, to);
+  }
+  return params;
+}
+
 class Engine {
  public:
   Engine(int patch, int channels, int parameters, int place_inputs, const py::object& weights, const py::object& blocks,
@@ -94,17 +136,13 @@ class Engine {
     model_.channels = channels;
     model_.parameters = parameters;
     model_.place_inputs = place_inputs;
-    model_.kernels = find_kernels(isa);
+    model_.places = patch * patch;
+    model_.inputs.push_back({patch * patch, channels});
+    for (int k = 0; place_inputs > 0 && k < 3; ++k)
+      model_.inputs.push_back({(patch >> k) * (patch >> k), place_inputs});
     model_.tile_kernels = bf16 ? available_tile_kernels() : nullptr;
     if (bf16 && !model_.tile_kernels) throw py::value_error("bf16: expected a processor with AMX, got one without");
-    model_.weights = to_vector<float>("weights", weights, {-1}, {"N"});
-    model_.bias = to_vector<float>("bias", bias, {-1}, {"N"});
-    const auto u = checked_array<float>("latent", latent, {-1, -1}, {"Z", "L"});
-    model_.latent = static_cast<int>(u.shape(0));
-    model_.latent_outputs = static_cast<int>(u.shape(1));
-    model_.latent_weights.assign(u.data(), u.data() + u.size());
-    for (const py::handle program : programs) model_.programs.push_back(to_program(program));
-    model_.finish(to_structs<WeightBlock>("blocks", blocks));  // std::invalid_argument becomes a ValueError
+    fill(&model_, weights, blocks, bias, latent, programs, isa);
   }
 
   void sample(int height, int width, const py::int_& seed, const py::object& images, const py::object& z,
@@ -166,32 +204,15 @@ class Engine {
       throw py::value_error("program: expected 0 to " + std::to_string(model_.programs.size() - 1) + ", got " +
                             std::to_string(program));
     }
-    const Program& chosen = model_.programs[program];
-    const int m = model_.patch;
-    const auto x = checked_array<float>("pixels", pixels, {-1, m * m, model_.channels}, {"N", "", ""});
-    const py::ssize_t n = x.shape(0);
-    py::object keep[4];
-    const float* places[3] = {nullptr, nullptr, nullptr};
+    std::vector<std::pair<const char*, py::object>> inputs = {{"pixels", pixels}};
     if (model_.place_inputs > 0) {
       if (conditioning.size() != 3)
         throw py::value_error("conditioning: expected 3 arrays, got " + std::to_string(conditioning.size()));
-      for (int k = 0; k < 3; ++k) {
-        const py::ssize_t side = m >> k;
-        places[k] =
-            optional("conditioning", conditioning[k], true, {n, side * side, model_.place_inputs}, {}, &keep[k]);
+      for (const py::handle array : conditioning) {
+        inputs.emplace_back("conditioning", py::reinterpret_borrow<py::object>(array));
       }
     }
-    const float* codes = optional("z", z, model_.latent > 0, {n, model_.latent}, {}, &keep[3]);
-    threads = checked_threads(threads);
-    const auto targets = static_cast<py::ssize_t>(chosen.targets.size());
-    py::array_t<float> params(std::vector<py::ssize_t>{n, targets, model_.parameters});
-    float* to = params.mutable_data();
-    const float* from = x.data();
-    {
-      const py::gil_scoped_release release;
-      spx::evaluate(model_, chosen, n, from, places, codes, narrow, threads, to);
-    }
-    return params;
+    return run_program(model_, model_.programs[program], inputs, z, narrow, threads);
   }
 
   std::string isa() const { return model_.kernels->name; }
@@ -216,9 +237,61 @@ class Engine {
   Model model_;
 };
 
+// A network of a whole image, such as a VAE's decoder.
+class ImageNetwork {
+ public:
+  ImageNetwork(const py::object& inputs, int places, int outputs, const py::object& weights, const py::object& blocks,
+               const py::object& bias, const py::object& latent, const py::object& program, const std::string& isa) {
+    constexpr int MOST = 1 << 20;
+    model_.inputs = to_structs<Input>("inputs", inputs);
+    if (model_.inputs.empty()) throw py::value_error("inputs: expected at least one, got none");
+    for (const Input& input : model_.inputs) {
+      if (input.places < 1 || input.places > MOST || input.channels < 1 || input.channels > MOST)
+        throw py::value_error("inputs: expected 1 to 2^20 places and channels, got " +
+                              shape_text({input.places, input.channels}));
+    }
+    if (places < 1 || places > MOST || outputs < 1 || outputs > MOST)
+      throw py::value_error("places and outputs: expected 1 to 2^20, got " + shape_text({places, outputs}));
+    model_.places = places;
+    model_.parameters = outputs;
+    py::list programs;
+    programs.append(program);
+    fill(&model_, weights, blocks, bias, latent, programs, isa);
+  }
+
+  py::array_t<float> evaluate(const py::list& inputs, const py::object& z, bool narrow, int threads) const {
+    if (inputs.size() != model_.inputs.size()) {
+      throw py::value_error("inputs: expected " + std::to_string(model_.inputs.size()) + " arrays, got " +
+                            std::to_string(inputs.size()));
+    }
+    std::vector<std::pair<const char*, py::object>> named;
+    for (const py::handle array : inputs) named.emplace_back("inputs", py::reinterpret_borrow<py::object>(array));
+    return run_program(model_, model_.programs[0], named, z, narrow, threads);
+  }
+
+ private:
+  Model model_;
+};
+
 }  // namespace
 
 void define_cpu_engine(py::module_& module) {
+  py::class_<ImageNetwork>(module, "ImageNetwork",
+                           "A compiled network of a whole image; see spxcore.engines.image_network.")
+      .def(
+          py::init<const py::object&, int, int, const py::object&, const py::object&, const py::object&,
+                   const py::object&, const py::object&, const std::string&>(),
+          py::arg("inputs"), py::arg("places"), py::arg("outputs"), py::arg("weights"), py::arg("blocks"),
+          py::arg("bias"), py::arg("latent"), py::arg("program"), py::arg("isa") = "",
+          R"(inputs: int32 [K, 2], places and channels of each of the plan's inputs. places, outputs: of its output, and channels.
+weights, blocks, bias, latent: fields of spxcore.plan.program.Tables. program: spxcore.plan.program.full_program.
+isa: a name of instruction_sets(), "" for the fastest. Raises ValueError for an index out of range.)")
+      .def("evaluate", &ImageNetwork::evaluate, py::arg("inputs"), py::arg("z"), py::arg("narrow") = false,
+           py::arg("threads") = 0,
+           R"(The output of N images, float32 [N, places, outputs].
+
+inputs: float32 [N, places, channels] each. z: float32 [N, Z], or None where Z is 0.
+narrow: with the kernels for one image at a time; the bits are the same. threads: 0 for all.)");
   py::class_<Engine>(module, "Engine", "A compiled network on the processor; see spxcore.engines.cpp.")
       .def(py::init<int, int, int, int, const py::object&, const py::object&, const py::object&, const py::object&,
                     const py::list&, const std::string&, bool>(),

@@ -29,19 +29,18 @@ class Checker {
           program_.steps());
     check(static_cast<int64_t>(program_.params.size()) == targets, "params", "one row a target",
           static_cast<int64_t>(program_.params.size()));
-    const int places = model_.patch * model_.patch;
-    for (const int32_t target : program_.targets) within("targets", target, 1, places);
+    for (const int32_t target : program_.targets) within("targets", target, 1, model_.places);
     for (const int32_t row : program_.params) within("params", row, model_.parameters, program_.rows);
     for (size_t i = 0; i < program_.pixels.size(); i += 2) {
-      within("pixels, place", program_.pixels[i], 1, places);
-      within("pixels, row", program_.pixels[i + 1], model_.channels, program_.rows);
+      within("pixels, place", program_.pixels[i], 1, model_.inputs[0].places);
+      within("pixels, row", program_.pixels[i + 1], model_.inputs[0].channels, program_.rows);
     }
     for (size_t i = 0; i < program_.conditioning.size(); i += 3) {
       const int32_t k = program_.conditioning[i];
-      within("conditioning, resolution", k, 1, 3);
-      const int side = model_.patch >> k;
-      within("conditioning, place", program_.conditioning[i + 1], 1, side * side);
-      within("conditioning, row", program_.conditioning[i + 2], model_.place_inputs, program_.rows);
+      within("conditioning, resolution", k, 1, static_cast<int64_t>(model_.inputs.size()) - 1);
+      const Input& input = model_.inputs[1 + k];
+      within("conditioning, place", program_.conditioning[i + 1], 1, input.places);
+      within("conditioning, row", program_.conditioning[i + 2], input.channels, program_.rows);
     }
     for (const Op& op : program_.ops) check_op(op);
   }

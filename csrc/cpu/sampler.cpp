@@ -504,9 +504,8 @@ void sample(const Model& model, const ImageJob& job, int threads, const std::fun
       });
 }
 
-void evaluate(const Model& model, const Program& program, int64_t windows, const float* pixels,
-              const float* const conditioning[3], const float* z, bool narrow, int threads, float* params) {
-  const int m = model.patch;
+void evaluate(const Model& model, const Program& program, int64_t windows, const std::vector<const float*>& inputs,
+              const float* z, bool narrow, int threads, float* params) {
   const int together = narrow ? 1 : LANES;
   const int64_t batches = (windows + together - 1) / together;
   std::atomic<int64_t> next{0};
@@ -520,15 +519,14 @@ void evaluate(const Model& model, const Program& program, int64_t windows, const
         const int64_t window = first + lane;
         const Machine::Place to = narrow ? machine.narrow() : machine.wide(lane);
         if (model.latent > 0) machine.set_latent(lane, 1, z + window * model.latent);
-        for (size_t i = 0; i < program.pixels.size(); i += 2) {
-          const float* from = pixels + (window * m * m + program.pixels[i]) * model.channels;
-          for (int c = 0; c < model.channels; ++c) to[program.pixels[i + 1] + c] = from[c];
-        }
+        const auto put = [&](int k, int32_t place, int32_t row) {
+          const Input& input = model.inputs[k];
+          const float* from = inputs[k] + (window * input.places + place) * input.channels;
+          for (int c = 0; c < input.channels; ++c) to[row + c] = from[c];
+        };
+        for (size_t i = 0; i < program.pixels.size(); i += 2) put(0, program.pixels[i], program.pixels[i + 1]);
         for (size_t i = 0; i < program.conditioning.size(); i += 3) {
-          const int32_t k = program.conditioning[i];
-          const int64_t places = static_cast<int64_t>(m >> k) * (m >> k);
-          const float* from = conditioning[k] + (window * places + program.conditioning[i + 1]) * model.place_inputs;
-          for (int d = 0; d < model.place_inputs; ++d) to[program.conditioning[i + 2] + d] = from[d];
+          put(1 + program.conditioning[i], program.conditioning[i + 1], program.conditioning[i + 2]);
         }
       }
       for (int part = 0; part <= program.steps(); ++part) {

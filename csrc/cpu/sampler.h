@@ -29,14 +29,13 @@ struct ImageJob {
 // since the last call; if it returns false the drawing stops soon, and so does the function.
 void sample(const Model& model, const ImageJob& job, int threads, const std::function<bool(int64_t)>& report);
 
-// Runs one program on windows whose pixels are known.
+// Runs one program on windows (or images) whose pixels are known.
 //
-// pixels        [N][m * m][C] in [-1, 1]
-// conditioning  [N][places][D] at each of the three resolutions, or null
-// z             [N][Z], or null
-// narrow        with the kernels for one window instead of those for LANES
-// params        out, [N][T][P]
-void evaluate(const Model& model, const Program& program, int64_t windows, const float* pixels,
-              const float* const conditioning[3], const float* z, bool narrow, int threads, float* params);
+// inputs  [N][places][channels] for each of model.inputs
+// z       [N][Z], or null
+// narrow  with the kernels for one window instead of those for LANES
+// params  out, [N][T][P]
+void evaluate(const Model& model, const Program& program, int64_t windows, const std::vector<const float*>& inputs,
+              const float* z, bool narrow, int threads, float* params);
 
 }  // namespace spx

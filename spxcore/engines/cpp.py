@@ -38,11 +38,20 @@ def make(precision: str = "fp32", threads: int | None = None, device: str | None
     )
     require(device in (None, "cpu"), "device", "cpu for the cpp engine", repr(device))
     require(threads is None or 1 <= threads <= 4096, "threads", "1 to 4096", threads)
+    return Cpp(threads, instruction_set(isa), precision)
+
+
+def instruction_set(isa: str | None = None) -> str:
+    """The instruction set of that name, for None SPX_ISA's, or the fastest one.
+
+    Raises:
+        SpxError: for one that this machine does not have.
+    """
     available = native.native().instruction_sets()
     if isa is None:
         isa = os.environ.get(ISA_VARIABLE) or available[0]
     require(isa in available, ISA_VARIABLE, " or ".join(available) + " on this machine", repr(isa))
-    return Cpp(threads, isa, precision)
+    return isa
 
 
 class Cpp:

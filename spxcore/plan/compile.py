@@ -1,7 +1,11 @@
-"""From a trained network to its plan: the layers of `spxcore.network.PixelCNN` as stages, weight norm and constants folded."""
+"""From a trained network to its plan: the layers of `spxcore.network.PixelCNN` as stages, weight norm and constants folded.
+
+`Builder` is what other networks, such as those of a whole image, are compiled with too.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
 
 import numpy as np
@@ -10,16 +14,32 @@ from ..config import NetworkConfig
 from ..engines.base import Weights
 from ..errors import require
 from .execute import form_of
-from .model import Plan, Source, Stage, Value
+from .model import ROW, SOURCE, Plan, Source, Stage, Value
 
-# One tap before it belongs to a stage: output place, source place, weight block.
-Connection = tuple[int, int, int]
+# Taps before they belong to a stage, int [T, 3]: output place, source place, weight block.
+Connections = np.ndarray
+
+
+def _grid(side: int, kernel: tuple[int, int], shift: tuple[int, int] = (0, 0)) -> tuple[np.ndarray, ...]:
+    """y, x, i, j of every output place (from row shift[0] and column shift[1] on) and every place of the kernel, in order."""
+    axes = np.arange(shift[0], side), np.arange(shift[1], side), np.arange(kernel[0]), np.arange(kernel[1])
+    return tuple(a.ravel() for a in np.meshgrid(*axes, indexing="ij"))
+
+
+def _connections(rows: np.ndarray, places: np.ndarray, blocks: np.ndarray, there: np.ndarray) -> Connections:
+    """Those of the candidates [T] that are `there`."""
+    return np.stack([rows, places, blocks], axis=1)[there]
 
 
 def convolution(
-    side: int, kernel: tuple[int, int], left: int, stride: int = 1, shift: tuple[int, int] = (0, 0)
-) -> list[Connection]:
-    """Connections of a convolution padded on top by its height - 1 and on the left by `left`, as the shifted ones are.
+    side: int,
+    kernel: tuple[int, int],
+    left: int,
+    stride: int = 1,
+    shift: tuple[int, int] = (0, 0),
+    top: int | None = None,
+) -> Connections:
+    """Connections of a convolution padded with zeros.
 
     Args:
         side: of the output map; the input's is `stride` times that.
@@ -27,49 +47,48 @@ def convolution(
         left: zeros padded on the left.
         stride: of both axes.
         shift: rows and columns by which the result is moved down and right afterwards; what moves in is zero.
+        top: zeros padded on top; None for height - 1, as the shifted convolutions have.
     """
-    height, width = kernel
-    found = []
-    for y in range(shift[0], side):
-        for x in range(shift[1], side):
-            for i in range(height):
-                for j in range(width):
-                    at_y, at_x = (y - shift[0]) * stride + i - (height - 1), (x - shift[1]) * stride + j - left
-                    if 0 <= at_y < side * stride and 0 <= at_x < side * stride:
-                        found.append((y * side + x, at_y * side * stride + at_x, i * width + j))
-    return found
+    y, x, i, j = _grid(side, kernel, shift)
+    at_y = (y - shift[0]) * stride + i - (kernel[0] - 1 if top is None else top)
+    at_x = (x - shift[1]) * stride + j - left
+    side_in = side * stride
+    inside = (at_y >= 0) & (at_y < side_in) & (at_x >= 0) & (at_x < side_in)
+    return _connections(y * side + x, at_y * side_in + at_x, i * kernel[1] + j, inside)
 
 
-def transposed(side: int, kernel: tuple[int, int], crop: int) -> list[Connection]:
+def transposed(side: int, kernel: tuple[int, int], crop: int) -> Connections:
     """Connections of a transposed convolution of stride 2 to `side` x `side`, `crop` columns cut off on the left."""
-    height, width = kernel
-    found = []
-    for y in range(side):
-        for x in range(side):
-            for i in range(height):
-                for j in range(width):
-                    at_y, at_x = y - i, x + crop - j  # twice the source's coordinates
-                    inside = 0 <= at_y < side and 0 <= at_x < side
-                    if inside and at_y % 2 == 0 and at_x % 2 == 0:
-                        found.append((y * side + x, at_y // 2 * (side // 2) + at_x // 2, i * width + j))
-    return found
+    y, x, i, j = _grid(side, kernel)
+    at_y, at_x = y - i, x + crop - j  # twice the source's coordinates
+    inside = (at_y >= 0) & (at_y < side) & (at_x >= 0) & (at_x < side) & (at_y % 2 == 0) & (at_x % 2 == 0)
+    return _connections(y * side + x, at_y // 2 * (side // 2) + at_x // 2, i * kernel[1] + j, inside)
 
 
-def pointwise(side: int) -> list[Connection]:
+def pointwise(side: int) -> Connections:
     """Connections of a 1x1 convolution."""
-    return [(place, place, 0) for place in range(side * side)]
+    every = np.arange(side * side)
+    return np.stack([every, every, np.zeros_like(every)], axis=1)
 
 
-class _Compiler:
-    """Walks through the network as `PixelCNN.forward` does, adding a stage a layer."""
+# Something a stage reads: value, form, weights [blocks, inputs, outputs], connections.
+Read = tuple[str, str, np.ndarray, Connections]
 
-    def __init__(self, weights: Weights):
-        self.config, self.tensors = weights.config, weights.tensors
+
+class Builder:
+    """A plan in the making: layers added one after the other, as a module's `forward` runs them.
+
+    Args:
+        tensors: arrays by the names of the module's `state_dict()`.
+    """
+
+    def __init__(self, tensors: Mapping[str, np.ndarray]):
+        self.tensors = tensors
         self.values: dict[str, Value] = {}
         self.stages: list[Stage] = []
-        self.layer = [0, 0, 0]  # gated layers so far at each resolution: their slice of the conditioning
 
     def tensor(self, name: str) -> np.ndarray:
+        """A tensor as float32."""
         require(
             name in self.tensors,
             f"weights: {name}",
@@ -86,14 +105,18 @@ class _Compiler:
         return w.transpose(2, 3, 1, 0).reshape(-1, w.shape[1], w.shape[0]).astype(np.float32)
 
     def value(self, name: str, side: int, channels: int) -> str:
+        """Declare a value."""
         self.values[name] = Value(side, channels)
         return name
 
-    def stage(self, name: str, output: str, reads, bias=None, bias_row=None, latent=None, residual=None) -> str:
-        """Add a stage for all places of `output`. reads: (value, form, weights [blocks, inputs, outputs], connections) each."""
+    def stage(
+        self, name: str, output: str, reads: Sequence[Read], bias=None, bias_row=None, latent=None, residual=None
+    ) -> str:
+        """Add a stage for all places of `output`; the other arguments as of `Stage`."""
         places = self.values[output].places
-        taps = [(row, s, at, block) for s, read in enumerate(reads) for row, at, block in read[3]]
-        taps = np.array(sorted(taps, key=lambda tap: tap[:2]), np.int32).reshape(-1, 4)
+        taps = [np.insert(read[3], 1, number, axis=1) for number, read in enumerate(reads)]
+        taps = np.concatenate(taps).astype(np.int32)
+        taps = taps[np.lexsort((taps[:, SOURCE], taps[:, ROW]))]
         sources = tuple(Source(*read[:3]) for read in reads)
         if bias is None:
             bias = self.tensor(f"{name}.bias")[None]
@@ -103,28 +126,32 @@ class _Compiler:
         self.stages.append(Stage(name, output, sources, every, taps, bias, bias_row, latent, residual))
         return output
 
-    def input_layer(self, output: str, parts: list[tuple[str, list[Connection]]]) -> str:
-        """Sum of convolutions of the pixels and a channel of ones, which is zero where it is padded.
+    def layer(self, name: str, x: str, form: str, side: int, connections: Connections) -> str:
+        """A weight-normalised convolution of one value."""
+        w = self.blocks(name)
+        self.value(name, side, w.shape[2])
+        return self.stage(name, name, [(x, form, w, connections)])
 
-        The ones, and the biases, are there only at places that a part reaches, so they fold into a bias a place.
+    def gated(
+        self,
+        name: str,
+        x: str,
+        connections: Connections,
+        aux: tuple[str, ...] = (),
+        places: Sequence[Read] = (),
+        latent: np.ndarray | None = None,
+    ) -> str:
+        """A `GatedResnet` layer.
+
+        Args:
+            name: of the layer.
+            x: value it adds to.
+            connections: of its two convolutions.
+            aux: auxiliary inputs, side by side through one 1x1 convolution.
+            places: what else is added before the gate.
+            latent: float32 [Z, 2 filters], multiplied by the code and added before the gate.
         """
-        config = self.config
-        self.value(output, config.patch, config.filters)
-        bias = np.zeros((config.patch**2, config.filters), np.float32)
-        reads = []
-        for name, connections in parts:
-            w = self.blocks(name)
-            for row in {connection[0] for connection in connections}:
-                bias[row] += self.tensor(f"{name}.bias")
-            for row, _, block in connections:
-                bias[row] += w[block, config.channels]
-            reads.append(("x", "raw", w[:, : config.channels], connections))
-        rows, bias_row = np.unique(bias, axis=0, return_inverse=True)
-        return self.stage(output, output, reads, rows, bias_row.reshape(-1).astype(np.int32))
-
-    def gated(self, name: str, k: int, x: str, connections: list[Connection], aux: tuple[str, ...] = ()) -> str:
-        """A `GatedResnet` layer at resolution k, its auxiliary inputs through one 1x1 convolution."""
-        nf, side = self.config.filters, self.config.resolutions()[k]
+        side, nf = self.values[x].side, self.values[x].channels
         mid, out = self.value(f"{name}.mid", side, nf), self.value(name, side, nf)
         reads = [(x, "concat_elu", self.blocks(f"{name}.conv_in"), connections)]
         bias = self.tensor(f"{name}.conv_in.bias")
@@ -137,22 +164,51 @@ class _Compiler:
                 (a, "concat_elu", halves[:, :, i].reshape(1, 2 * nf, nf), pointwise(side)) for i, a in enumerate(aux)
             ]
         self.stage(f"{name}.conv_in", mid, reads, bias[None])
-
-        reads = [(mid, "concat_elu", self.blocks(f"{name}.conv_out"), connections)]
-        first = self.layer[k] * 2 * nf
-        self.layer[k] += 1
-        latent = None
-        if self.config.place_inputs:
-            v = self.tensor(f"conditioning.{k}.places")[first : first + 2 * nf]
-            reads.append((f"places.{k}", "raw", np.ascontiguousarray(v.T)[None], pointwise(side)))
-        if self.config.latent:
-            latent = np.ascontiguousarray(self.tensor(f"conditioning.{k}.latent")[first : first + 2 * nf].T)
+        reads = [(mid, "concat_elu", self.blocks(f"{name}.conv_out"), connections), *places]
         return self.stage(f"{name}.conv_out", out, reads, latent=latent, residual=x)
 
-    def resize(self, name: str, x: str, side: int, connections: list[Connection]) -> str:
-        """A strided or transposed convolution between resolutions."""
-        self.value(name, side, self.config.filters)
-        return self.stage(name, name, [(x, "raw", self.blocks(name), connections)])
+    def plan(self, size: int, latent: int, inputs: tuple[str, ...], output: str, about: dict) -> Plan:
+        """The plan of all layers so far; the arguments are fields of `Plan`."""
+        return Plan(size, latent, self.values, inputs, output, tuple(self.stages), about).validate()
+
+
+class _Compiler(Builder):
+    """Walks through the network as `PixelCNN.forward` does, adding a stage a layer."""
+
+    def __init__(self, weights: Weights):
+        super().__init__(weights.tensors)
+        self.config = weights.config
+        self.layers = [0, 0, 0]  # gated layers so far at each resolution: their slice of the conditioning
+
+    def input_layer(self, output: str, parts: list[tuple[str, Connections]]) -> str:
+        """Sum of convolutions of the pixels and a channel of ones, which is zero where it is padded.
+
+        The ones, and the biases, are there only at places that a part reaches, so they fold into a bias a place.
+        """
+        config = self.config
+        self.value(output, config.patch, config.filters)
+        bias = np.zeros((config.patch**2, config.filters), np.float32)
+        reads = []
+        for name, connections in parts:
+            w = self.blocks(name)
+            bias[np.unique(connections[:, 0])] += self.tensor(f"{name}.bias")
+            np.add.at(bias, connections[:, 0], w[connections[:, 2], config.channels])
+            reads.append(("x", "raw", w[:, : config.channels], connections))
+        rows, bias_row = np.unique(bias, axis=0, return_inverse=True)
+        return self.stage(output, output, reads, rows, bias_row.reshape(-1).astype(np.int32))
+
+    def conditioned(self, name: str, k: int, x: str, connections: Connections, aux: tuple[str, ...] = ()) -> str:
+        """A gated layer at resolution k with what the network is told at each place and of the code."""
+        config, nf = self.config, self.config.filters
+        first = self.layers[k] * 2 * nf
+        self.layers[k] += 1
+        places, latent = [], None
+        if config.place_inputs:
+            v = self.tensor(f"conditioning.{k}.places")[first : first + 2 * nf]
+            places.append((f"places.{k}", "raw", np.ascontiguousarray(v.T)[None], pointwise(config.resolutions()[k])))
+        if config.latent:
+            latent = np.ascontiguousarray(self.tensor(f"conditioning.{k}.latent")[first : first + 2 * nf].T)
+        return self.gated(name, x, connections, aux, places, latent)
 
     def run(self) -> Plan:
         """The whole network, for all places: `PixelCNN.forward`, line by line."""
@@ -169,25 +225,25 @@ class _Compiler:
         uls = [self.input_layer("ul_in", [("ul_in_above", above), ("ul_in_left", left)])]
         for k in range(3):
             for i in range(config.layers):
-                us.append(self.gated(f"u_down.{k}.{i}", k, us[-1], u_conv[k]))
-                uls.append(self.gated(f"ul_down.{k}.{i}", k, uls[-1], ul_conv[k], (us[-1],)))
+                us.append(self.conditioned(f"u_down.{k}.{i}", k, us[-1], u_conv[k]))
+                uls.append(self.conditioned(f"ul_down.{k}.{i}", k, uls[-1], ul_conv[k], (us[-1],)))
             if k < 2:
                 half = sides[k + 1]
-                us.append(self.resize(f"u_shrink.{k}", us[-1], half, convolution(half, (2, 3), 1, stride=2)))
-                uls.append(self.resize(f"ul_shrink.{k}", uls[-1], half, convolution(half, (2, 2), 1, stride=2)))
+                us.append(self.layer(f"u_shrink.{k}", us[-1], "raw", half, convolution(half, (2, 3), 1, stride=2)))
+                uls.append(self.layer(f"ul_shrink.{k}", uls[-1], "raw", half, convolution(half, (2, 2), 1, stride=2)))
 
         u, ul = us.pop(), uls.pop()
         for k in (2, 1, 0):
             for i in range(config.gated_layers(k) - config.layers):
-                u = self.gated(f"u_up.{k}.{i}", k, u, u_conv[k], (us.pop(),))
-                ul = self.gated(f"ul_up.{k}.{i}", k, ul, ul_conv[k], (u, uls.pop()))
+                u = self.conditioned(f"u_up.{k}.{i}", k, u, u_conv[k], (us.pop(),))
+                ul = self.conditioned(f"ul_up.{k}.{i}", k, ul, ul_conv[k], (u, uls.pop()))
             if k > 0:
-                u = self.resize(f"u_grow.{k - 1}", u, sides[k - 1], transposed(sides[k - 1], (2, 3), 1))
-                ul = self.resize(f"ul_grow.{k - 1}", ul, sides[k - 1], transposed(sides[k - 1], (2, 2), 0))
+                u = self.layer(f"u_grow.{k - 1}", u, "raw", sides[k - 1], transposed(sides[k - 1], (2, 3), 1))
+                ul = self.layer(f"ul_grow.{k - 1}", ul, "raw", sides[k - 1], transposed(sides[k - 1], (2, 2), 0))
         self.value("params", m, config.outputs)
         self.stage("nin_out", "params", [(ul, "elu", self.blocks("nin_out"), pointwise(m))])
         about = {**asdict(config), "sizes": list(config.sizes)}
-        return Plan(m, config.latent, self.values, tuple(inputs), "params", tuple(self.stages), about)
+        return self.plan(m, config.latent, tuple(inputs), "params", about)
 
 
 def compile_network(weights: Weights, fold: bool = True) -> Plan:
@@ -203,7 +259,7 @@ def compile_network(weights: Weights, fold: bool = True) -> Plan:
     require(
         isinstance(weights.config, NetworkConfig), "weights.config", "a NetworkConfig", type(weights.config).__name__
     )
-    plan = _Compiler(weights).run().validate()
+    plan = _Compiler(weights).run()
     return fold_constants(plan) if fold else plan
 
 

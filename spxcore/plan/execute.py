@@ -30,7 +30,7 @@ def execute(plan: Plan, inputs: dict[str, np.ndarray], z: np.ndarray | None = No
     Returns:
         Every value by name, [B, places, channels]; places that the plan does not compute are NaN.
     """
-    batch, dtype = len(inputs["x"]), inputs["x"].dtype
+    batch, dtype = len(inputs[plan.inputs[0]]), inputs[plan.inputs[0]].dtype
     values = {
         name: np.array(inputs[name])
         if name in plan.inputs

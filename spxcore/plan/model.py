@@ -13,6 +13,7 @@ import zipfile
 import zlib
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -166,6 +167,24 @@ class Plan:
                 out |= depends[stage.residual][stage.places]
             depends[stage.output][stage.places] = out
         return depends
+
+    @cached_property
+    def leads_to(self) -> dict[str, np.ndarray]:
+        """For each value, whether each of the output's places depends on each place: bool [places, places of the output]."""
+        count = self.values[self.output].places
+        leads = {name: np.zeros((value.places, count), bool) for name, value in self.values.items()}
+        leads[self.output] = np.eye(count, dtype=bool)
+        for stage in reversed(self.stages):
+            out = leads[stage.output][stage.places]
+            for index, source in enumerate(stage.sources):
+                taps = stage.taps[stage.taps[:, SOURCE] == index]
+                if len(taps):
+                    taps = taps[np.argsort(taps[:, PLACE], kind="stable")]
+                    places, first = np.unique(taps[:, PLACE], return_index=True)
+                    leads[source.value][places] |= np.logical_or.reduceat(out[taps[:, ROW]], first, axis=0)
+            if stage.residual is not None:
+                leads[stage.residual][stage.places] |= out
+        return leads
 
     def tiers(self, target: int) -> dict[str, np.ndarray]:
         """What each place depends on, seen from pixel `target` of the window: index into `TIERS`, int [places] a value.

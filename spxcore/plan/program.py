@@ -70,8 +70,9 @@ class Program:
         taps: int32 [t, len(TAP)].
         begins: int32, ops[begins[0]:begins[1]] run ahead, then ops[begins[1 + t]:begins[2 + t]] are step t; without steps all
             targets come out of the ahead part.
-        pixels: int32 [k, 2], window place and arena row of the pixels it reads.
-        conditioning: int32 [k, 3], resolution, place and arena row of the conditioning inputs it reads.
+        pixels: int32 [k, 2], window place and arena row of the pixels (the plan's first input) it reads.
+        conditioning: int32 [k, 3], resolution (number of another of the plan's inputs, from 0), place and arena row of the
+            conditioning inputs it reads.
         params: int32 [T], arena row where each target's mixture parameters end up.
         rows: arena rows.
         macs: multiply-adds of one window, ahead and in each step.
@@ -150,14 +151,14 @@ def _place_buffers(buffers: list[_Buffer]) -> int:
 
 def _steps(plan: Plan, depends: dict[str, np.ndarray], targets: list[int], row: int | None) -> dict[str, np.ndarray]:
     """For each value and place: -1 if it is computed ahead, else the step that computes it; -2 if no target needs it."""
-    steps = {name: np.where(need, -1, -2) for name, need in plan.needed(targets).items()}
     if row is None:
-        return steps
-    start = row * plan.patch
-    current = {name: on[:, start:].any(axis=1) for name, on in depends.items()}
-    for t in reversed(range(len(targets))):
-        for name, need in plan.needed([targets[t]]).items():
-            steps[name][need & current[name]] = t
+        return {name: np.where(need, -1, -2) for name, need in plan.needed(targets).items()}
+    steps, start = {}, row * plan.patch
+    for name, leads in plan.leads_to.items():
+        steps[name] = np.where(leads[:, targets].any(axis=1), -1, -2)
+        current = depends[name][:, start:].any(axis=1)
+        for t in reversed(range(len(targets))):
+            steps[name][leads[:, targets[t]] & current] = t
     # A target is drawn in its step even if, as the first pixel of a row, it depends on none of its row.
     for t, target in enumerate(targets):
         steps[plan.output][target] = t
@@ -303,9 +304,10 @@ class _Lowering:
                 tap_count += len(stage_taps)
                 macs[-1] += int(stage_taps[:, 2].sum()) * stage.outputs
             begins.append(sum(map(len, ops)))
-        pixels = np.flatnonzero(self.steps["x"] > -2)
+        x, *others = self.plan.inputs
+        pixels = np.flatnonzero(self.steps[x] > -2)
         conditioning = [np.zeros((0, 3), np.int64)]
-        for k, value in enumerate(name for name in self.plan.inputs if name != "x"):
+        for k, value in enumerate(others):
             at = np.flatnonzero(self.steps[value] > -2)
             conditioning.append(np.stack([np.full(len(at), k), at, self.address(value, "raw", at)], axis=1))
         return Program(
@@ -314,7 +316,7 @@ class _Lowering:
             np.concatenate(ops).astype(np.int32),
             np.concatenate(taps).astype(np.int32),
             np.array(begins, np.int32),
-            np.stack([pixels, self.address("x", "raw", pixels)], axis=1).astype(np.int32),
+            np.stack([pixels, self.address(x, "raw", pixels)], axis=1).astype(np.int32),
             np.concatenate(conditioning).astype(np.int32),
             self.address(self.plan.output, "raw", np.array(self.targets)).astype(np.int32),
             self.rows,
@@ -338,5 +340,5 @@ def window_programs(plan: Plan, shared: Tables) -> list[Program]:
 
 
 def full_program(plan: Plan, shared: Tables) -> Program:
-    """The program that computes all m^2 places of a window at once: the likelihood of a patch."""
-    return _Lowering(plan, shared, list(range(plan.patch**2)), None, {}).run("whole window")
+    """The program that computes all places of the output at once: the likelihood of a patch, or a network of a whole image."""
+    return _Lowering(plan, shared, list(range(plan.values[plan.output].places)), None, {}).run("whole window")

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from spxcore.engines import Engine, Job, Weights
+from spxcore import native
+from spxcore.engines import Engine, Job
 from spxcore.errors import require
 from spxcore.sampler import draw_job
 
-from .checkpoints import load_model
+from .checkpoints import Checkpoint, read_checkpoint
+from .image_networks import ImageNetworks
 
 if TYPE_CHECKING:
     from .model import SpatialPixelCNN
@@ -21,14 +24,27 @@ if TYPE_CHECKING:
 class Model:
     """A trained Spatial PixelCNN, ready to draw.
 
+    What an image is conditioned on (codes, feature maps) is the same to the bit for every engine: it is computed by the image-level
+    plans where the native module is there, and by torch where it is not. Only torch engines and evaluation import torch.
+
     Args:
-        module: the torch model; `Model` does not change it.
+        model: a checkpoint, or the torch model, which `Model` does not change.
     """
 
-    def __init__(self, module: SpatialPixelCNN):
-        self.module = module.eval()
-        self.config = module.network_config
-        self.weights = Weights.of(module.network)
+    def __init__(self, model: Checkpoint | SpatialPixelCNN):
+        if isinstance(model, Checkpoint):
+            self._checkpoint = model
+        else:
+            self.module = model.eval()
+            self._checkpoint = Checkpoint.of(model)
+        self.config, self.prior = self._checkpoint.config.network, self._checkpoint.prior
+        self.weights = self._checkpoint.weights
+        self._images = ImageNetworks(self._checkpoint) if native.have_native() else None
+
+    @cached_property
+    def module(self) -> SpatialPixelCNN:
+        """The torch model."""
+        return self._checkpoint.module()
 
     @property
     def patch(self) -> int:
@@ -75,7 +91,7 @@ class Model:
         require(0 <= seed < 1 << 64, "seed", "0 to 2^64 - 1", seed)
         z = None
         if self.config.latent:
-            z = self.module.prior.sample(seed, np.arange(n), digit)
+            z = self.prior.sample(seed, np.arange(n), digit)
         else:
             require(digit is None, "digit", "none for a checkpoint without latent code", digit)
         options = dict(temperature=temperature, map=map, engine=engine, progress=progress, out=out)
@@ -129,10 +145,6 @@ class Model:
 
     def encode(self, images: np.ndarray) -> np.ndarray:
         """Mean of the code of each image: uint8 [N, H, W, C] -> float32 [N, latent]."""
-        import torch
-
-        from .patches import to_unit
-
         require(self.config.latent > 0, "reconstruct", "a checkpoint with a latent code", "one without")
         good = (
             images.ndim == 4
@@ -142,6 +154,12 @@ class Model:
         )
         expected = f"uint8 [N, H, W, {self.config.channels}]"
         require(good, "images", expected, f"{images.dtype} {list(images.shape)}")
+        if self._images:
+            return self._images.encode(images)
+        import torch
+
+        from .patches import to_unit
+
         with torch.no_grad():
             x = to_unit(torch.from_numpy(np.array(images.transpose(0, 3, 1, 2))))  # a copy: files are read-only
             mean, _ = self.module.vae.encode(x)
@@ -149,10 +167,12 @@ class Model:
 
     def feature_maps(self, z: np.ndarray | None) -> np.ndarray | None:
         """Feature maps of codes, float32 [N, latent] -> [N, M, h, w]; None with the paper's conditioning."""
+        if z is None or self.config.conditioning != "spatial":
+            return None
+        if self._images:
+            return self._images.maps(np.ascontiguousarray(z, np.float32))
         import torch
 
-        if z is None or self.module.maps is None:
-            return None
         with torch.no_grad():
             return self.module.image_maps(torch.from_numpy(z)).numpy()
 
@@ -170,4 +190,4 @@ def load(name_or_path: str | Path = "mnist-8x8") -> Model:
     Raises:
         SpxError: if it cannot be found or is damaged.
     """
-    return Model(load_model(name_or_path))
+    return Model(read_checkpoint(name_or_path))

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import json
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
+from spxcore.engines import Weights
 from spxcore.errors import SpxError, require
 
+from .config import ModelConfig
 from .files import write_atomically
+from .prior import Prior
 
 if TYPE_CHECKING:
     from .model import SpatialPixelCNN
@@ -106,23 +110,62 @@ def read_tensors(folder: Path) -> dict[str, np.ndarray]:
     return tensors
 
 
-def load_model(name_or_path: str | Path) -> SpatialPixelCNN:
-    """The model of a checkpoint, in evaluation mode, on the CPU.
+@dataclass(frozen=True)
+class Checkpoint:
+    """A whole model as NumPy arrays.
+
+    Attributes:
+        config: what it is.
+        tensors: arrays by the names of `SpatialPixelCNN.state_dict()`; the VAE's only where there is one, and so on.
+    """
+
+    config: ModelConfig
+    tensors: dict[str, np.ndarray]
+
+    @classmethod
+    def of(cls, model: SpatialPixelCNN) -> Checkpoint:
+        """The checkpoint of a torch model; float32 tensors on the CPU share its memory."""
+        tensors = {name: t.float() if t.is_floating_point() else t for name, t in model.state_dict().items()}
+        return cls(model.model_config, {name: t.cpu().numpy() for name, t in tensors.items()})
+
+    def part(self, prefix: str) -> dict[str, np.ndarray]:
+        """The tensors whose names begin so, by the rest of their names."""
+        return {name.removeprefix(prefix): t for name, t in self.tensors.items() if name.startswith(prefix)}
+
+    @property
+    def weights(self) -> Weights:
+        """The patch network's."""
+        return Weights(self.config.network, self.part("network."))
+
+    @property
+    def prior(self) -> Prior:
+        """The prior over codes."""
+        return Prior(self.config.network.latent, **self.part("prior_"))
+
+    def module(self) -> SpatialPixelCNN:
+        """The torch model, in evaluation mode, on the CPU."""
+        import torch
+
+        from .model import SpatialPixelCNN
+
+        model = SpatialPixelCNN(**self.config.to_dict())
+        model.load_state_dict({name: torch.from_numpy(tensor) for name, tensor in self.tensors.items()})
+        return model.eval()
+
+
+def read_checkpoint(name_or_path: str | Path) -> Checkpoint:
+    """Read a checkpoint and check that its two files are whole and belong together.
 
     Raises:
-        SpxError: for anything wrong with the checkpoint, naming the file and what it should be.
+        SpxError: for anything wrong with it, naming the file and what it should be.
     """
-    import torch
-
-    from .model import SpatialPixelCNN
-
     folder = resolve(name_or_path)
-    config, tensors = read_config(folder), read_tensors(folder)
+    fields, tensors = read_config(folder), read_tensors(folder)
     try:
-        model = SpatialPixelCNN(**config)
-    except (SpxError, TypeError, ValueError, RuntimeError) as error:  # torch's own messages go on for lines
+        config = ModelConfig.of(**fields)
+    except (SpxError, TypeError, ValueError) as error:
         raise SpxError(f"{folder / CONFIG}: not a model ({str(error).splitlines()[0]})") from error
-    expected = model.state_dict()
+    expected = config.shapes()
     missing, surplus = sorted(expected.keys() - tensors.keys()), sorted(tensors.keys() - expected.keys())
     path = str(folder / WEIGHTS)
     require(
@@ -133,13 +176,18 @@ def load_model(name_or_path: str | Path) -> SpatialPixelCNN:
         "the file and config.json do not belong together",
     )
     require(not surplus, path, "only the network's tensors", f"also {surplus[0] if surplus else ''}", "as above")
-    for name, tensor in expected.items():
+    for name, shape in expected.items():
         require(
-            tuple(tensor.shape) == tensors[name].shape, f"{path}: {name}", f"shape {tuple(tensor.shape)}", tensors[name].shape,
+            tensors[name].shape == shape, f"{path}: {name}", f"shape {shape}", tensors[name].shape,
             f"the file and {CONFIG} do not belong together",
         )  # fmt: skip
-    model.load_state_dict({name: torch.from_numpy(tensor) for name, tensor in tensors.items()})
-    return model.eval()
+        tensors[name] = tensors[name].astype(np.int64 if name == "prior_classes" else np.float32, copy=False)
+    return Checkpoint(config, tensors)
+
+
+def load_model(name_or_path: str | Path) -> SpatialPixelCNN:
+    """The torch model of a checkpoint; see `read_checkpoint`."""
+    return read_checkpoint(name_or_path).module()
 
 
 def save_checkpoint(model: SpatialPixelCNN, folder: str | Path) -> None:

@@ -6,7 +6,8 @@ from torch import Tensor, nn
 
 from spxcore.layers import GatedResnet, WeightNormConv2d, concat_elu, same
 
-from .vae import VAEConfig, grow
+from .config import MAP_FILTERS, VAEConfig
+from .vae import grow
 
 
 class FeatureMaps(nn.Module):
@@ -15,9 +16,9 @@ class FeatureMaps(nn.Module):
     Spatial PixelCNN samples them bilinearly at each place's coordinates, so they serve an image of any size.
     """
 
-    def __init__(self, config: VAEConfig, maps: int, filters: tuple[int, int, int] = (24, 24, 24)):
+    def __init__(self, config: VAEConfig, maps: int):
         super().__init__()
-        full, half, quarter = filters
+        full, half, quarter = MAP_FILTERS
         side = config.size // 4
         self.code = WeightNormConv2d(config.latent, quarter, (side, side), stride=side, transposed=True)
         self.grow_2 = grow(2 * quarter, half)

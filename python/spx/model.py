@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
@@ -10,15 +9,14 @@ import torch
 from huggingface_hub import PyTorchModelHubMixin, snapshot_download
 from torch import Tensor, nn
 
-from spxcore.config import NetworkConfig
-from spxcore.errors import SpxError
 from spxcore.network import PixelCNN, place_inputs
 
 from .checkpoints import CONFIG, WEIGHTS, load_model, save_checkpoint
+from .config import ModelConfig
 from .feature_maps import FeatureMaps
 from .patches import Patches
 from .prior import Prior
-from .vae import VAE, VAEConfig, mean_image
+from .vae import VAE, mean_image
 
 
 class SpatialPixelCNN(
@@ -49,15 +47,13 @@ class SpatialPixelCNN(
         about: dict | None = None,
     ):
         super().__init__()
-        self.network_config = NetworkConfig(**network)
-        self.vae_config = VAEConfig(**vae) if vae else None
-        if bool(self.network_config.latent) != bool(vae):
-            raise SpxError(
-                f"vae: expected one exactly when latent > 0, got vae={vae}, latent={self.network_config.latent}"
-            )
-        self.contrast, self.classes, self.about = contrast, classes, about or {}
+        config = ModelConfig.of(
+            network, vae, components=components, classes=classes, contrast=contrast, about=about or {}
+        )
+        self.network_config, self.vae_config = config.network, config.vae
+        self.contrast, self.classes, self.about = contrast, classes, config.about
         self.network = PixelCNN(self.network_config)
-        self.vae = VAE(self.vae_config) if vae else None
+        self.vae = VAE(self.vae_config) if self.vae_config else None
         spatial = self.network_config.conditioning == "spatial"
         self.maps = FeatureMaps(self.vae_config, self.network_config.maps) if spatial else None
         self.allocate_prior(components)
@@ -111,18 +107,16 @@ class SpatialPixelCNN(
             )  # fmt: skip
         return load_model(model_id)
 
+    @property
+    def model_config(self) -> ModelConfig:
+        """What it is now, with the prior set last."""
+        return ModelConfig(
+            self.network_config, self.vae_config, self.components, self.classes, self.contrast, self.about
+        )
+
     def config_dict(self) -> dict:
         """The constructor's arguments that make a model of the same shape; what config.json holds."""
-        network = {**asdict(self.network_config), "sizes": list(self.network_config.sizes)}
-        vae = self.vae_config and {**asdict(self.vae_config), "filters": list(self.vae_config.filters)}
-        return {
-            "network": network,
-            "vae": vae,
-            "components": self.components,
-            "classes": self.classes,
-            "contrast": self.contrast,
-            "about": self.about,
-        }
+        return self.model_config.to_dict()
 
     def image_maps(self, z: Tensor) -> Tensor | None:
         """Feature maps of codes z [B, latent] -> [B, M, h, w]; None with the paper's conditioning."""

@@ -2,44 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from spxcore.errors import require
 from spxcore.layers import GatedResnet, WeightNormConv2d, concat_elu, same
 
-
-@dataclass(frozen=True)
-class VAEConfig:
-    """Hyperparameters of the VAE.
-
-    Attributes:
-        size: side of the images it sees, in pixels, a multiple of 4; other images are resampled to it.
-        channels: C, 1 or 3.
-        filters: filters at sides size, size/2 and size/4.
-        layers: gated ResNet layers at each of the sides size/2 and size/4.
-        mixtures: logistics in the decoder's mixture.
-        latent: length of the code z.
-    """
-
-    size: int = 28
-    channels: int = 1
-    filters: tuple[int, int, int] = (16, 32, 64)
-    layers: int = 1
-    mixtures: int = 5
-    latent: int = 60
-
-    def __post_init__(self):
-        object.__setattr__(self, "filters", tuple(self.filters))
-        require(self.size >= 8 and self.size % 4 == 0, "vae.size", "a multiple of 4, at least 8", self.size)
-        require(self.channels in (1, 3), "vae.channels", "1 or 3", self.channels)
-        require(len(self.filters) == 3 and min(self.filters) > 0, "vae.filters", "three positive numbers", self.filters)
-        require(self.layers >= 1, "vae.layers", "at least 1", self.layers)
-        require(1 <= self.mixtures <= 64, "vae.mixtures", "1 to 64", self.mixtures)
-        require(self.latent >= 1, "vae.latent", "at least 1", self.latent)
+from .config import VAEConfig
 
 
 def grow(inputs: int, outputs: int) -> WeightNormConv2d:
@@ -97,8 +66,7 @@ class Decoder(nn.Module):
         self.layers_1 = nn.ModuleList(LatentGatedResnet(half, config.latent) for _ in range(config.layers))
         self.grow_1 = grow(2 * half, full)
         self.layers_0 = nn.ModuleList([LatentGatedResnet(full, config.latent)])
-        share = 3 if config.channels == 1 else 10
-        self.nin_out = WeightNormConv2d(2 * full, share * config.mixtures, exact=True)
+        self.nin_out = WeightNormConv2d(2 * full, config.outputs, exact=True)
 
     def forward(self, z: Tensor) -> Tensor:
         """z [B, latent] -> mixture parameters [B, P, size, size]."""

@@ -91,6 +91,36 @@ def job(configuration: NetworkConfig, height: int, width: int, images: int = 1, 
     return Job(height, width, seed, np.arange(images), z, maps, **options)
 
 
+def close(a: np.ndarray, b: np.ndarray, tolerance: float) -> bool:
+    """Whether the largest difference is within `tolerance` of the largest number; false for a NaN, a zero, another shape."""
+    largest = np.abs(b).max()
+    return a.shape == b.shape and bool(largest > 0) and bool(np.abs(a - b).max() <= tolerance * largest)
+
+
+def windows(configuration, batch: int = 2, seed: int = 0):
+    """Random inputs of a network: torch (x, places, z), and the same as a plan takes them."""
+    g = torch.Generator().manual_seed(seed)
+    x = (
+        torch.randint(0, 256, (batch, configuration.channels, configuration.patch, configuration.patch), generator=g)
+        / 127.5
+        - 1
+    )
+    d = configuration.place_inputs
+    places = [torch.randn(batch, d, s, s, generator=g) if d else None for s in configuration.resolutions()]
+    z = torch.randn(batch, configuration.latent, generator=g) if configuration.latent else None
+    inputs = {"x": flat(x)} | {f"places.{k}": flat(p) for k, p in enumerate(places) if p is not None}
+    return (x, places, z), inputs, None if z is None else z.numpy()
+
+
+def flat(x: torch.Tensor) -> np.ndarray:
+    """[B, C, H, W] -> [B, places, C]."""
+    return np.ascontiguousarray(x.flatten(2).transpose(1, 2).numpy())
+
+
+def double(inputs: dict) -> dict:
+    return {name: value.astype(np.float64) for name, value in inputs.items()}
+
+
 def same_images(weights: Weights | PixelCNN, job: Job, a: np.ndarray, b: np.ndarray, edge: float = EDGE) -> None:
     """Assert that two drawings of a job are the same, or part at a draw that lies within rounding of a bin edge.
 

@@ -62,6 +62,14 @@ def test_save_and_load(kind, tmp_path):
     assert images[0].shape == (2, 8, 8, model.network_config.channels)
 
 
+@pytest.mark.parametrize("kind", [*KINDS, "deep"])
+def test_the_tensors_it_must_hold(kind):
+    """Names and shapes from the configuration alone are those of the torch model."""
+    deep = {"patch": 12, "layers": 3, "maps": 4, "filters": 5, "mixtures": 2}
+    model = tiny_model(**deep) if kind == "deep" else tiny(kind)
+    assert model.model_config.shapes() == {name: tuple(t.shape) for name, t in model.state_dict().items()}
+
+
 @pytest.mark.parametrize("kind", KINDS)
 def test_hugging_faces_own_methods(kind, tmp_path):
     """save_pretrained and from_pretrained on a local folder, and ours on theirs, whichever way round."""
@@ -126,7 +134,7 @@ def test_no_pickle_is_read(copy, tmp_path):
 
 def refused(folder, message: str) -> None:
     with pytest.raises(SpxError, match=message) as caught:
-        load_model(folder)
+        spx.load(folder)
     assert str(folder) in str(caught.value) and "\n" not in str(caught.value)
 
 
@@ -201,6 +209,10 @@ def test_bad_json(copy, text):
         {"vae": {"hidden": 1}},
         {"vae": 3},
         {"components": -1},
+        {"components": 1.5},
+        {"vae": {"latent": 6}},
+        {"vae": {"channels": 3}},
+        {"vae": {"filters": [4, "4", 8]}},
         {"components": "three"},
         {"network": {"patch": 6}},
         {"network": {"conditioning": "other"}},

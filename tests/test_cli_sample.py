@@ -15,6 +15,9 @@ from PIL import Image
 import spx
 from spx.checkpoints import save_checkpoint
 from spx.cli.sample import main
+from spxcore import native
+
+needs_native = pytest.mark.skipif(not native.have_native(), reason=native.why_no_native() or "built")
 
 
 @pytest.fixture(scope="module")
@@ -387,6 +390,40 @@ print("heavy:", sorted(heavy))
         assert done.stdout.startswith(f"usage: spx-{command}") and done.stdout.endswith("heavy: []\n"), done.stdout[
             -200:
         ]
+
+
+@needs_native
+@pytest.mark.parametrize("channels", [1, 3])
+@pytest.mark.parametrize("engine", ["--engine=cpp", "--fast"])
+def test_on_processor_cores_it_draws_without_torch(tmp_path, engine, channels):
+    """New images and reconstructions, of files of the VAE's size and of another; and what it takes stays small."""
+    save_checkpoint(tiny_model(channels=channels), tmp_path / "checkpoint")
+    image = Image.fromarray(digits(1, channels=channels)[0][0])
+    image.save(tmp_path / "a.png")
+    image.resize((50, 41)).save(tmp_path / "b.png")
+    code = f"""
+import re, sys
+from spx.cli.sample import main
+common = ["--checkpoint=checkpoint", {engine!r}]
+assert main([*common, "--size=8x1400", "--out=new.png"]) == 0
+assert main([*common, "--reconstruct", "a.png", "b.png", "--res=9", "--out=r.npy"]) == 0
+assert "torch" not in sys.modules
+status = open("/proc/self/status").read()  # getrusage would count what the parent had when it forked
+assert int(re.search(r"VmHWM:\\s*(\\d+) kB", status)[1]) < 300_000, status
+"""
+    environment = {**os.environ, "CUDA_VISIBLE_DEVICES": ""}  # --fast is cpp then
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=120
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("pixels/s (cpp)") == 2
+    model = spx.load(tmp_path / "checkpoint")
+    inputs = [
+        np.asarray(Image.open(tmp_path / name)).reshape(1, h, w, channels)
+        for name, h, w in (("a.png", 28, 28), ("b.png", 41, 50))
+    ]
+    codes = np.concatenate([model.encode(image) for image in inputs])
+    np.testing.assert_array_equal(np.load(tmp_path / "r.npy"), model.draw(9, 9, codes, engine="cpp"))
 
 
 def test_version(draw, capsys):

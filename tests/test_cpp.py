@@ -8,8 +8,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from helpers import config, job, network, same_images
-from test_plan import close, double, windows
+from helpers import close, config, double, job, network, same_images, windows
 
 from spxcore import Weights, engines, native, sample
 from spxcore.engines import cpp

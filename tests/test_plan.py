@@ -6,7 +6,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from helpers import config, network, tiny_model
+from helpers import close, config, double, flat, network, tiny_model, windows
 from torch.nn import functional as F
 
 from spx.checkpoints import save_checkpoint
@@ -35,12 +35,6 @@ NETWORKS = {
 }
 
 
-def close(a: np.ndarray, b: np.ndarray, tolerance: float) -> bool:
-    """Whether the largest difference is within `tolerance` of the largest number; false for a NaN, a zero, another shape."""
-    largest = np.abs(b).max()
-    return a.shape == b.shape and bool(largest > 0) and bool(np.abs(a - b).max() <= tolerance * largest)
-
-
 def test_close_sees_every_fault():
     a = np.random.default_rng(0).normal(size=(4, 5))
     assert close(a, a * (1 + 1e-7), 1e-6)
@@ -51,30 +45,6 @@ def test_close_sees_every_fault():
     off = a.copy()
     off[3, 2] += 1e-4
     assert not close(off, a, 1e-6)
-
-
-def windows(configuration, batch: int = 2, seed: int = 0):
-    """Random inputs of a network: torch (x, places, z), and the same as a plan takes them."""
-    g = torch.Generator().manual_seed(seed)
-    x = (
-        torch.randint(0, 256, (batch, configuration.channels, configuration.patch, configuration.patch), generator=g)
-        / 127.5
-        - 1
-    )
-    d = configuration.place_inputs
-    places = [torch.randn(batch, d, s, s, generator=g) if d else None for s in configuration.resolutions()]
-    z = torch.randn(batch, configuration.latent, generator=g) if configuration.latent else None
-    inputs = {"x": flat(x)} | {f"places.{k}": flat(p) for k, p in enumerate(places) if p is not None}
-    return (x, places, z), inputs, None if z is None else z.numpy()
-
-
-def flat(x: torch.Tensor) -> np.ndarray:
-    """[B, C, H, W] -> [B, places, C]."""
-    return np.ascontiguousarray(x.flatten(2).transpose(1, 2).numpy())
-
-
-def double(inputs: dict) -> dict:
-    return {name: value.astype(np.float64) for name, value in inputs.items()}
 
 
 # ---- against PyTorch -------------------------------------------------------------------------------------------------
@@ -174,6 +144,13 @@ def test_dependencies_by_poisoned_pixels(name):
             np.testing.assert_array_equal(np.isnan(numbers[0]).any(axis=1), depends[value][:, pixel], err_msg=value)
     later = np.triu(np.ones((c.patch**2,) * 2, bool))
     assert not (depends["params"] & later).any(), "a pixel sees itself or a later one"
+
+
+def test_what_a_place_leads_to_is_what_needs_it():
+    plan = compile_network(Weights.of(network(config(**NETWORKS["8x8 two layers"]))))
+    for target in (0, 9, 62, 63):
+        for value, need in plan.needed([target]).items():
+            np.testing.assert_array_equal(plan.leads_to[value][:, target], need, err_msg=value)
 
 
 # Design, section 3: full window, cone, what depends on the last pixel, in millions. Ours are a little smaller: the channel of

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from .model import TIERS, Plan
-from .program import Tables, tables, window_programs
+from .program import Tables, full_program, tables, window_programs
 
 LANES = 16
 
@@ -50,12 +50,42 @@ def summary(plan: Plan, shared: Tables | None = None) -> dict:
     }
 
 
+def image_summary(plans: dict[str, Plan]) -> list[dict]:
+    """Figures of the networks of a whole image, by their names.
+
+    Returns:
+        For each a dict that JSON can hold: name; weights (numbers); macs of one image; stages, each with its name, places and macs;
+        bytes of the memory it runs in for one lane.
+    """
+    result = []
+    for name, plan in plans.items():
+        shared = tables(plan)
+        stages = [
+            {"name": stage.name, "places": len(stage.places), "macs": int(stage.tap_macs().sum())}
+            for stage in plan.stages
+        ]
+        weights, memory = int(shared.weights.size), 4 * full_program(plan, shared).rows
+        result.append({"name": name, "weights": weights, "macs": plan.macs(), "stages": stages, "bytes": memory})
+    return result
+
+
+def mega(count: int) -> str:
+    """A count in millions."""
+    return f"{count / 1e6:.3f} M"
+
+
+def image_text(figures: list[dict]) -> str:
+    """`image_summary` for people."""
+    lines = [f"{'networks of a whole image':28}{'places':>8}{'MAC':>12}{'memory, 16 lanes':>26}"]
+    for network in figures:
+        memory = f"{LANES * network['bytes'] / 1e6:.2f} MB"
+        lines.append(f"{network['name']:28}{'':8}{mega(network['macs']):>12}{memory:>26}")
+        lines += [f"  {stage['name']:26}{stage['places']:8}{mega(stage['macs']):>12}" for stage in network["stages"]]
+    return "\n".join(lines)
+
+
 def as_text(figures: dict) -> str:
     """`summary` for people."""
-
-    def mega(count: int) -> str:
-        return f"{count / 1e6:.3f} M"
-
     macs, m = figures["macs"], figures["patch"]
     lines = [f"{'stage':28}{'places':>8}{'MAC':>12}{'in the cone':>14}{'MAC':>12}"]
     for stage in figures["stages"]:

@@ -7,7 +7,6 @@ import json
 import sys
 
 from spxcore import __version__
-from spxcore.errors import SpxError
 
 from . import run
 
@@ -30,22 +29,18 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def _main(arguments: argparse.Namespace) -> int:
-    from spxcore.config import NetworkConfig
-    from spxcore.engines import Weights
     from spxcore.plan import compile_network
-    from spxcore.plan.summary import as_text, summary
+    from spxcore.plan.summary import as_text, image_summary, image_text, summary
 
-    from ..checkpoints import read_config, read_tensors, resolve
+    from ..checkpoints import read_checkpoint
+    from ..image_networks import plans
 
-    folder = resolve(arguments.checkpoint)
-    tensors, prefix = read_tensors(folder), "network."
-    mine = {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}
-    try:
-        config = NetworkConfig(**read_config(folder)["network"])
-    except TypeError as error:
-        raise SpxError(f"{folder / 'config.json'}: unknown or missing field ({error})") from error
-    figures = summary(compile_network(Weights(config, mine)))
-    print(json.dumps(figures) if arguments.json else as_text(figures))
+    checkpoint = read_checkpoint(arguments.checkpoint)
+    figures, images = summary(compile_network(checkpoint.weights)), image_summary(plans(checkpoint))
+    if arguments.json:
+        print(json.dumps({**figures, "image_networks": images}))
+    else:
+        print("\n\n".join([as_text(figures), *([image_text(images)] if images else [])]))
     return 0
 
 

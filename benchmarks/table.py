@@ -8,13 +8,20 @@ def main(path: str) -> None:
     with open(path) as file:
         figures = json.load(file)
     machine, info = figures["machine_info"], figures["machine_info"]["spx"]
-    rows = sorted((b["extra_info"] for b in figures["benchmarks"]), key=lambda row: (row["job"], row["engine"]))
+    every = [b["extra_info"] for b in figures["benchmarks"]]
+    rows = sorted((row for row in every if "job" in row), key=lambda row: (row["job"], row["engine"]))
     print("| job | engine | us a pixel | times the naive loop | share of fp32 peak |")
     print("|---|---|---|---|---|")
     for row in rows:
         print(
             f"| {row['job']} | {row['engine']} | {row['us_a_pixel']:.1f} | {row['ratio_to_naive']:.0f} "
             f"| {100 * row['share_of_fp32_peak']:.0f} % |"
+        )
+    if any("startup" in row for row in every):
+        print("\n| 8x8 pixels, the whole command | engine | processor time | peak memory |\n|---|---|---|---|")
+    for row in (row for row in every if "startup" in row):
+        print(
+            f"| {row['startup']} | {row['engine']} | {row['processor_seconds']:.2f} s | {row['peak_megabytes']:.0f} MB |"
         )
     naive = rows[0]["naive_us_a_pixel"]
     print(

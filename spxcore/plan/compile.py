@@ -273,16 +273,12 @@ def fold_constants(plan: Plan) -> Plan:
     stages = []
     for stage in plan.stages:
         bias = stage.bias[stage.bias_row].astype(np.float64)
+        constants = [fixed[source.value] for source in stage.sources]
+        kept = np.array([place not in constants[s] for _, s, place, _ in stage.taps.tolist()], bool)
+        for row, s, place, block in stage.taps[~kept].tolist():
+            bias[row] += form_of(constants[s][place], stage.sources[s].form) @ stage.sources[s].weights[block]
         varies = np.zeros(len(stage.places), bool)
-        kept = np.ones(len(stage.taps), bool)
-        for number, (row, s, place, block) in enumerate(stage.taps):
-            source = stage.sources[s]
-            constant = fixed[source.value].get(int(place))
-            if constant is None:
-                varies[row] = True
-            else:
-                bias[row] += form_of(constant, source.form) @ source.weights[block]
-                kept[number] = False
+        varies[stage.taps[kept, ROW]] = True
         for row in np.flatnonzero(~varies):
             place = int(stage.places[row])
             if stage.latent is not None or (stage.residual is not None and place not in fixed[stage.residual]):

@@ -194,7 +194,10 @@ class _Lowering:
         def read(value: str, form: str, places: np.ndarray, time: int) -> None:
             """A stage reads these places of a value, in the ahead part at `time` if it can."""
             form, late = "raw" if form == "raw" else "act", self.steps[value] >= 0
-            for of_steps in np.unique(late[places]).tolist():
+            reads = late[places]
+            for of_steps in (False, True):
+                if not (reads == of_steps).any():
+                    continue
                 key = (value, form, of_steps)
                 if key not in buffers:
                     held = int(((self.steps[value] > -2) & (late == of_steps)).sum())

@@ -7,6 +7,8 @@ import hashlib
 import json
 import sys
 import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from spxcore import __version__
@@ -84,11 +86,21 @@ def _check(arguments: argparse.Namespace) -> None:
         raise SpxError(f"fast: picks the engine by itself; leave it or --engine {arguments.engine} out")
 
 
+@contextmanager
+def _bar(pixels: int, name: str) -> Iterator[Callable[[int], None] | None]:
+    """A bar where someone watches, and what tells it of pixels drawn; nothing in logs and pipes."""
+    if not sys.stderr.isatty():
+        yield None
+        return
+    from tqdm import tqdm
+
+    with tqdm(total=pixels, unit="px", unit_scale=True, desc=name) as bar:
+        yield bar.update
+
+
 def draw(arguments: argparse.Namespace) -> int:
     """The command's body; returns the exit code."""
     _check(arguments)
-    from tqdm import tqdm
-
     from ..pictures import check_writable, read_image, write_images
 
     files = arguments.reconstruct or []
@@ -114,9 +126,7 @@ def draw(arguments: argparse.Namespace) -> int:
     options = dict(temperature=arguments.temperature, map=arguments.map, engine=engine, out=out)
     began = time.perf_counter()
     interrupted = False
-    # A bar where someone watches; nothing in logs and pipes.
-    with tqdm(total=n * height * width, unit="px", unit_scale=True, desc=engine.name, disable=None) as bar:
-        options["progress"] = bar.update
+    with _bar(n * height * width, engine.name) as options["progress"]:
         try:
             if files:
                 inputs = [read_image(file, model.config.channels) for file in files]

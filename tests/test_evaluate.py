@@ -12,14 +12,17 @@ from helpers import TINY, digits, write_dataset
 
 from spx.api import Model
 from spx.checkpoints import save_checkpoint
-from spx.cli.evaluate import main, markdown
+from spx.cli.evaluate import main, markdown, paper_row
 from spx.cli.lenet import main as train_lenet_main
-from spx.evaluate import kl_nats, likelihood
+from spx.data import Images
+from spx.evaluate import Drawings, contour_ratios, kl_nats, likelihood, memorisation, nearest
 from spx.lenet import LeNet, load_lenet, save_lenet
 from spx.metrics import components, contour_length, ms_ssim_pairs
 from spx.model import SpatialPixelCNN
+from spx.paper import ROWS, row_of
 from spx.vae import kl_to_standard_normal
 from spxcore import SpxError
+from spxcore.config import NetworkConfig, preset
 
 
 def tiny(conditioning: str = "spatial", latent: int = 5) -> SpatialPixelCNN:
@@ -169,23 +172,92 @@ def test_the_classifier_learns(folder):
 
 def evaluated(folder, *arguments) -> int:
     common = ["--data", "idx", "--data-dir", str(folder / "data"), "--checkpoint", str(folder / "checkpoint")]
-    return main([*common, "--lenet", str(folder / "lenet"), "--engine", "torch", *arguments])
+    return main([*common, "--lenet", str(folder / "lenet"), *arguments])
 
 
 def test_the_command(folder, tmp_path, capsys):
     pytest.importorskip("skimage")
-    arguments = ["--res", "28", "--samples", "3", "--reconstructions", "4", "--subset", "1", "--contours", "28"]
-    assert evaluated(folder, *arguments, "--contour-images", "1", "--json", "--out", str(tmp_path / "report")) == 0
+    pytest.importorskip("matplotlib")
+    arguments = ["--res", "28", "57", "--samples", "3", "--reconstructions", "2", "--subset", "2", "--contours", "30"]
+    out = tmp_path / "report"
+    assert evaluated(folder, *arguments, "--large-pixels", "4000", "--figures", "28", "--json", "--out", str(out)) == 0
     report = json.loads(capsys.readouterr().out)
-    assert report == json.loads((tmp_path / "report" / "report.json").read_text())
+    assert report == json.loads((out / "report.json").read_text())
     found = report["likelihood"]
-    assert found["bound_bits"] == pytest.approx(found["patch_bits"] + found["kl_bits"]) and found["images"] == 1
+    assert found["bound_bits"] == pytest.approx(found["patch_bits"] + found["kl_bits"]) and found["images"] == 2
+    assert found["kl_bits"] == pytest.approx(found["kl_nats"] / 784 / math.log(2))
     row = report["sizes"]["28"]
     assert row["test images"]["accuracy"] > 90 and 0 <= row["reconstructions"]["accuracy"] <= 100
-    assert -1 <= row["samples"]["ms_ssim"] <= 1 and set(report["contours"]) == {"28"}
+    assert -1 <= row["samples"]["ms_ssim"] <= 1 and row["samples"]["images"] == row["samples"]["ms_ssim_images"] == 3
+    assert row["reconstructions"]["contour_ratio"] <= row["reconstructions"]["contour_worst"]
+    assert row["test images"]["ink_pieces"] == 1 and row["samples"]["ink_pieces"] > 0
+    large, only = report["sizes"]["57"], report["sizes"]["30"]
+    assert large["samples"]["images"] == large["reconstructions"]["images"] == 1 and "samples" not in only
+    assert set(report["memorisation"]) == {"images", "codes"}
     text = markdown(report)
-    assert (tmp_path / "report" / "report.md").read_text() == text and "<= 1.67" in text and "96.2" in text
-    assert (tmp_path / "report" / "likelihood.png").exists()
+    assert (out / "report.md").read_text() == text and f"<= {found['bound_bits']:.4f}" in text
+    pictures = {"samples-28.png", "samples-57.png", "originals.png", "reconstructions-28.png", "likelihood.png"}
+    assert {path.name for path in out.glob("*.png")} == pictures
+
+
+def test_a_report_stands_beside_the_papers_row():
+    figures = {"confidence": 99.0, "confidence_error": 0.1, "images": 5, "ms_ssim": 0.2, "ms_ssim_deviation": 0.3,
+               "ms_ssim_images": 5}  # fmt: skip
+    bits = {"patch_bits": 1.5, "patch_error": None, "kl_bits": 0.1, "kl_nats": 54.3, "bound_bits": 1.6, "bound_error": 0.01,
+            "images": 9, "prior": "mixture"}  # fmt: skip
+    report = {"paper": paper_row(NetworkConfig()), "sizes": {"28": {"samples": figures, "test images": figures}}}
+    text = markdown(json.loads(json.dumps({**report, "likelihood": bits})))
+    assert "| bound | <= 1.6000 +- 0.0100 | <= 1.67 |" in text and "95.1 +- 1.3" in text and "0.18 +- 0.27" in text
+
+
+def test_the_papers_rows():
+    assert len(ROWS) == 14 and sum(row.latent for row in ROWS) == 4
+    assert row_of(preset("small-8x8")).accuracy == {28: 96.2, 56: 95.3}
+    assert row_of(preset("paper-large-16x16")).bits == 1.39
+    assert row_of(preset("pixelcnnpp-small-28x28")).bits == 0.88
+    assert row_of(preset("paper-small-16x16", latent=0)).bits == 1.65
+    assert row_of(preset("large-8x8")) is None
+
+
+def test_contour_ratios():
+    square = np.zeros((40, 40, 1), np.uint8)
+    square[10:30, 10:30] = 255
+    striped, dark = square.copy(), np.zeros_like(square)
+    striped[10:30, 12:30:4] = 0
+    found = contour_ratios(np.stack([square, striped, square]), np.stack([square, square, dark]))
+    assert found["contour_ratio"] == pytest.approx((1 + found["contour_worst"]) / 2) and found["contour_worst"] > 3
+    assert contour_ratios(square[None], dark[None]) == {}
+
+
+def test_nearest():
+    g = np.random.default_rng(0)
+    points, among = g.normal(size=(300, 7)), g.normal(size=(40, 7))
+    expected = np.linalg.norm(points[:, None] - among[None], axis=2).min(axis=1)
+    np.testing.assert_allclose(nearest(points, among), expected, atol=1e-3)
+
+
+def test_copies_are_found():
+    """Samples that are training images lie nearer to the training set than test images do; test images themselves do not."""
+    train, test = (Images(digits(200, seed=seed)[0][:, None], np.zeros(200, np.uint8)) for seed in (0, 1))
+    noise = np.random.default_rng(2).integers(0, 20, test.images.shape)
+    test = Images((test.images // 2 + noise).astype(np.uint8), test.labels)
+    model = Model(tiny())
+    copied = memorisation(model, train.images[:50].transpose(0, 2, 3, 1), test, train)["images"]
+    assert copied["nearer"] == 100 and copied["samples_median"] < 0.01 < copied["test_median"]
+    honest = memorisation(model, test.images[:50].transpose(0, 2, 3, 1), test, train)
+    assert honest["images"]["nearer"] <= 2 and honest["images"]["compared"] == 50
+    assert honest["images"]["samples_median"] == honest["images"]["test_median"] and "codes" in honest
+
+
+def test_fewer_drawings_are_the_first_ones():
+    model, originals = Model(tiny()), digits(3)[0][..., None]
+    told = []
+    drawings = Drawings(model, originals, "torch", seed=4, progress=lambda part, share: told.append(part))
+    four = drawings.samples(9, 4)
+    count = len(told)
+    assert np.array_equal(drawings.samples(9, 2), four[:2]) and len(told) == count  # nothing was drawn again
+    assert np.array_equal(four[:2], model.sample(9, n=2, seed=4, engine="torch"))
+    assert drawings.reconstructions(9, 10).shape == (3, 9, 9, 1)  # there are no more originals
 
 
 @pytest.mark.parametrize(
@@ -194,6 +266,8 @@ def test_the_command(folder, tmp_path, capsys):
         (["--samples", "-1"], "samples: expected 0 or more, got -1"),
         (["--res", "20"], "res: expected sizes of at least 28"),
         (["--threads", "0"], "threads: expected at least 1"),
+        (["--temperature", "0"], "temperature: expected more than 0"),
+        (["--figures", "9"], "figures: expected sizes of at least 28"),
         (["--lenet", "/nowhere"], "expected a checkpoint"),
         (["--checkpoint", "no-such"], "checkpoint: expected"),
     ],

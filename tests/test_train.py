@@ -148,13 +148,30 @@ def test_a_run_starts_from_a_checkpoints_weights(uninterrupted, data_dir, tmp_pa
     assert result(tmp_path / "again") == result(tmp_path / "run")
 
 
+def test_a_run_starts_from_the_vae_of_another_network(uninterrupted, data_dir, tmp_path):
+    """Its network is initialised from data as if the VAE had just been trained here; the same after a pause."""
+    trained = uninterrupted("frozen, spatial") / "checkpoint"
+    s = recipe("small-8x8", data_dir=str(data_dir), **{**FAST, "init": str(trained), "vae_steps": 0, "steps": 2})
+    weights = load_model(trained).state_dict()
+    Trainer(s, tmp_path / "run", progress=False).train()
+    ended = load_model(tmp_path / "run" / "checkpoint")
+    for name, p in ended.named_parameters():
+        if name.startswith("vae."):
+            assert torch.equal(p, weights[name]), name
+    scales = [p for name, p in ended.network.named_parameters() if name.endswith(".g")]
+    assert any((p - 1).abs().max() > 0.05 for p in scales)  # two steps of Adam move them by 0.002
+    Trainer(s, tmp_path / "again", progress=False).train(stop_at=0)
+    Trainer(s, tmp_path / "again", resume=True, progress=False).train()
+    assert result(tmp_path / "again") == result(tmp_path / "run")
+
+
 def test_a_start_from_another_model(uninterrupted, data_dir, tmp_path, capsys):
     other = uninterrupted("no latent") / "checkpoint"
     s = settings("frozen, spatial", data_dir, init=str(other))
     refused(
         capsys,
         ["--out", tmp_path / "run", *options(s)],
-        "init: expected a checkpoint of small-4x4 with the same --vae, got ",
+        "init: expected a checkpoint of small-4x4 with the same --vae, or one with such a VAE, got ",
     )
     assert not (tmp_path / "run").exists()
     refused(

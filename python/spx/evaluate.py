@@ -21,7 +21,10 @@ from .data import Images
 from .lenet import LeNet
 from .metrics import components, contour_length, ms_ssim_pairs
 from .patches import full_image, to_unit
-from .vae import kl_to_standard_normal
+from .vae import kl_to_standard_normal, reparameterise
+
+# Sizes above this one are drawn in smaller numbers; the paper's counts are for 28 and 56.
+LARGE = 56
 
 # Told of each part of an evaluation: its name, its share done (0 to 1).
 Progress = Callable[[str, float], None]
@@ -34,14 +37,15 @@ class Likelihood:
     Attributes:
         patch: mean over all patch positions of all images, given a code drawn from q(z | x).
         kl: KL(q(z | x) || p(z)) spread over the image's pixels; 0 without latent.
-        standard_error: of `patch` + `kl`, over images.
+        patch_error, standard_error: of `patch` and of `patch` + `kl`, over images; None for a single one.
         map: [H, W] bits of each pixel, the mean over the windows that cover it.
         images: number of images.
     """
 
     patch: float
     kl: float
-    standard_error: float
+    patch_error: float | None
+    standard_error: float | None
     map: np.ndarray
     images: int
 
@@ -104,9 +108,9 @@ def likelihood(
         if progress:
             progress("likelihood", (index + 1) / n)
     kl = np.array(codes or [0.0]) / math.log(2) / (channels * height * width)
-    total = np.array(bits) + kl
-    error = float(total.std(ddof=1) / math.sqrt(n)) if n > 1 else math.nan
-    return Likelihood(float(np.mean(bits)), float(kl.mean()), error, sums / counts, n)
+    bits = np.array(bits)
+    errors = standard_error(bits), standard_error(bits + kl)
+    return Likelihood(float(bits.mean()), float(kl.mean()), *errors, sums / counts, n)
 
 
 def _window_params(model: Model, engine: Engine | None, windows, places, z) -> torch.Tensor:
@@ -127,51 +131,164 @@ def judged(lenet: LeNet, images: np.ndarray, labels: np.ndarray | None = None) -
     """The classifier's view of images uint8 [N, H, W, 1]: confidence in percent (paper, section 4.3), accuracy given labels."""
     p = lenet.probabilities(images)
     top = 100 * p.max(axis=1).astype(np.float64)
-    result = {"confidence": float(top.mean()), "confidence_error": float(top.std(ddof=1) / math.sqrt(len(top)))}
+    result = {"confidence": float(top.mean()), "confidence_error": standard_error(top)}
     if labels is not None:
         result["accuracy"] = float(100 * (p.argmax(axis=1) == labels).mean())
     return result
 
 
-def reconstruction_shape(model: Model, test: Images, size: int, count: int, **drawing) -> dict[str, float]:
-    """Contours and pieces of reconstructions at one size, against the real images resampled to it.
+def standard_error(values: np.ndarray) -> float | None:
+    """Of the mean of values [N]; None for a single one."""
+    return float(np.std(values, ddof=1) / math.sqrt(len(values))) if len(values) > 1 else None
+
+
+def pieces(images: np.ndarray) -> dict[str, float]:
+    """Mean number of connected pieces of ink and of ground in images uint8 [N, H, W, 1]."""
+    ink, ground = np.mean([components(image) for image in images], axis=0)
+    return {"ink_pieces": float(ink), "ground_pieces": float(ground)}
+
+
+def contour_ratios(drawn: np.ndarray, real: np.ndarray) -> dict[str, float]:
+    """Length of the 50 % contour of reconstructions over that of the real images, both uint8 [N, n, n, 1]: 1 is right.
+
+    Images without a pixel above 50 % have no contour and are left out.
+    """
+    lengths = [contour_length(image) for image in real]
+    ratios = np.array([contour_length(image) / length for image, length in zip(drawn, lengths, strict=True) if length])
+    if not len(ratios):
+        return {}
+    return {
+        "contour_ratio": float(ratios.mean()),
+        "contour_error": standard_error(ratios),
+        "contour_worst": float(ratios.max()),
+    }
+
+
+def real_images(images: np.ndarray, size: int, contrast: float) -> np.ndarray:
+    """Images uint8 [N, C, H, H] as training sees them at another size: uint8 [N, size, size, C]."""
+    if size == images.shape[2]:
+        return images.transpose(0, 2, 3, 1)
+    unit = to_unit(torch.from_numpy(np.array(images)))
+    chunks = [((full_image(chunk, size, contrast) + 1) * 127.5).round().byte() for chunk in unit.split(50)]
+    return torch.cat(chunks).permute(0, 2, 3, 1).numpy()
+
+
+def nearest(points: np.ndarray, among: np.ndarray) -> np.ndarray:
+    """Euclidean distance of each of points [N, D] to the nearest of [M, D]. [N]."""
+    points, among = (torch.from_numpy(np.ascontiguousarray(a, np.float32)) for a in (points, among))
+    squares = among.square().sum(dim=1)
+    chunks = [
+        (squares - 2 * chunk @ among.T).min(dim=1).values + chunk.square().sum(dim=1) for chunk in points.split(250)
+    ]
+    return torch.cat(chunks).clamp_min(0).sqrt().numpy()
+
+
+def memorisation(model: Model, drawn: np.ndarray, test: Images, train: Images, seed: int = 0) -> dict[str, dict]:
+    """Whether samples are copies: their distances to the nearest training image, beside those of as many test images.
+
+    A model that has memorised draws nearer to the training set than new real images lie. The same for the codes: draws of the
+    prior beside draws of q(z | x) of test images, each to the nearest of the training images' drawn codes.
+
+    Args:
+        model: what drew.
+        drawn: uint8 [N, H, W, C] samples at the data's own size, image i from code i of the seed.
+        test, train: real images; the first N of the test images are compared.
+        seed: of the samples.
 
     Returns:
-        "contour_ratio" (mean over images; 1 is right), "contour_worst" (the largest), "extra_ink" and "extra_ground" (mean number
-        of connected pieces more than the real image has: specks and holes).
+        "images" (Euclidean distance, pixels in [0, 1]) and, with latent, "codes": each the median and the 1 % quantile of samples
+        and of test images, and "nearer", the percentage of samples that are nearer than 1 % of the test images are.
     """
-    originals = test.images[:count].transpose(0, 2, 3, 1)
-    drawn = model.reconstruct(originals, size, **drawing)
-    ratios, ink, ground = [], [], []
-    for index in range(count):
-        unit = to_unit(torch.from_numpy(np.array(test.images[index : index + 1])))
-        real = ((full_image(unit, size, model.module.contrast)[0] + 1) * 127.5).round().byte().permute(1, 2, 0).numpy()
-        ratios.append(contour_length(drawn[index]) / contour_length(real))
-        pieces, expected = components(drawn[index]), components(real)
-        ink.append(pieces[0] - expected[0])
-        ground.append(pieces[1] - expected[1])
-    return {
-        "contour_ratio": float(np.mean(ratios)),
-        "contour_worst": float(np.max(ratios)),
-        "extra_ink": float(np.mean(ink)),
-        "extra_ground": float(np.mean(ground)),
-    }
+
+    def compare(samples: np.ndarray, real: np.ndarray, known: np.ndarray) -> dict[str, float]:
+        ours, theirs = nearest(samples, known), nearest(real, known)
+        edge = np.quantile(theirs, 0.01)
+        values = {
+            "samples_median": np.median(ours), "samples_closest": np.quantile(ours, 0.01),
+            "test_median": np.median(theirs), "test_closest": edge, "nearer": 100 * (ours < edge).mean(),
+        }  # fmt: skip
+        return {"compared": len(ours), **{name: float(value) for name, value in values.items()}}
+
+    def flat(images: np.ndarray) -> np.ndarray:
+        return images.reshape(len(images), -1) / np.float32(255)
+
+    count = min(len(drawn), len(test))
+    real, known = test.images[:count].transpose(0, 2, 3, 1), train.images.transpose(0, 2, 3, 1)
+    result = {"images": compare(flat(drawn[:count]), flat(real), flat(known))}
+    if model.config.latent:
+        generator = torch.Generator().manual_seed(seed)
+        real, known = (_drawn_codes(model, images, generator) for images in (test.images[:count], train.images))
+        result["codes"] = compare(model.module.prior.sample(seed, np.arange(count)), real, known)
+    return result
+
+
+@torch.no_grad()
+def _drawn_codes(model: Model, images: np.ndarray, generator: torch.Generator) -> np.ndarray:
+    """One draw of q(z | x) for each of uint8 [N, C, H, W]: [N, latent]."""
+    chunks = [
+        reparameterise(*model.module.vae.encode(to_unit(torch.from_numpy(np.array(chunk)))), generator)
+        for chunk in np.array_split(images, -(-len(images) // 500))
+    ]
+    return torch.cat(chunks).numpy()
+
+
+class Drawings:
+    """Samples and reconstructions of one seed, each drawn when it is first asked for.
+
+    Image i is the same whatever is drawn with it, so a smaller number of them is the first ones.
+
+    Args:
+        model: what draws.
+        originals: uint8 [N, H, W, C], what is reconstructed.
+        engine, seed, temperature: as of `Model.sample`.
+        progress: see `Progress`.
+    """
+
+    def __init__(
+        self,
+        model: Model,
+        originals: np.ndarray,
+        engine: Engine,
+        seed: int = 0,
+        temperature: float = 1.0,
+        progress: Progress | None = None,
+    ):
+        self.model, self.originals, self.progress = model, originals, progress
+        self.options = {"seed": seed, "temperature": temperature, "engine": engine}
+        self._known: dict[tuple[str, int], np.ndarray] = {}
+
+    def samples(self, size: int, count: int) -> np.ndarray:
+        """Samples 0 to count - 1, uint8 [count, size, size, C]."""
+        return self._drawn("samples", size, count, lambda **how: self.model.sample(size, n=count, **how))
+
+    def reconstructions(self, size: int, count: int) -> np.ndarray:
+        """The first `count` originals drawn anew, uint8 [count, size, size, C]."""
+        originals = self.originals[:count]
+        return self._drawn(
+            "reconstructions", size, len(originals), lambda **how: self.model.reconstruct(originals, size, **how)
+        )
+
+    def _drawn(self, what: str, size: int, count: int, draw: Callable[..., np.ndarray]) -> np.ndarray:
+        if len(self._known.get((what, size), ())) < count:
+            counter = _counter(self.progress, f"{what} {size}", count * size * size)
+            self._known[what, size] = draw(progress=counter, **self.options)
+        return self._known[what, size][:count]
 
 
 def evaluate(
     model: Model,
     test: Images,
     lenet: LeNet,
-    engine: Engine,
+    drawings: Drawings,
     *,
+    train: Images | None = None,
     sizes: tuple[int, ...] = (28, 56),
+    contour_sizes: tuple[int, ...] = (112,),
     samples: int = 1000,
     reconstructions: int = 1000,
     pairs_of: int = 500,
+    large_pixels: int = 1_000_000,
     subset: int | None = None,
-    contour_sizes: tuple[int, ...] = (112,),
-    contour_images: int = 8,
-    seed: int = 0,
     progress: Progress | None = None,
 ) -> dict:
     """Everything `spx-eval` reports, as plain values.
@@ -180,13 +297,14 @@ def evaluate(
         model: what to evaluate.
         test: test images, the first ones of which are used.
         lenet: the classifier.
-        engine: what draws.
+        drawings: the model's, of these test images.
+        train: training images, for the check that samples are no copies of them; None leaves it out.
         sizes: sizes n at which samples and reconstructions are judged.
+        contour_sizes: sizes of which there are reconstructions only, for their contours.
         samples, reconstructions: how many of each; 0 leaves that part out.
         pairs_of: images whose pairs MS-SSIM compares, at most `samples`.
+        large_pixels: pixels drawn of each kind at a size above 56: fewer images, at least one.
         subset: images of the likelihood; None for all, 0 leaves it out.
-        contour_sizes, contour_images: sizes and number of the reconstructions whose contours are measured.
-        seed: of the samples.
         progress: see `Progress`.
     """
 
@@ -195,51 +313,63 @@ def evaluate(
             progress(part, share)
 
     began, report = time.perf_counter(), {}
+    side, latent, contrast = test.images.shape[2], model.config.latent, model.module.contrast
     if subset != 0:
         images = test.images if subset is None else test.images[:subset]
-        found = likelihood(model, images, seed, engine, progress)
+        found = likelihood(model, images, drawings.options["seed"], drawings.options["engine"], progress)
         report["likelihood"] = {
             "patch_bits": found.patch,
+            "patch_error": found.patch_error,
             "kl_bits": found.kl,
+            "kl_nats": found.kl * test.images[0].size * math.log(2),
             "bound_bits": found.bound,
             "bound_error": found.standard_error,
             "images": found.images,
-            "prior": model.module.prior.kind,
+            "prior": model.module.prior.kind if latent else "none",
             "map": found.map.round(4).tolist(),
         }
-    real = test.images[: max(reconstructions, samples, pairs_of)].transpose(0, 2, 3, 1)
     report["sizes"] = {}
-    for size in sizes:
-        row: dict[str, dict] = {"test images": {}, "samples": {}, "reconstructions": {}}
-        unit = to_unit(torch.from_numpy(np.array(real.transpose(0, 3, 1, 2))))
-        shown = real
-        if size != real.shape[1]:
-            shown = torch.cat([full_image(chunk, size, model.module.contrast) for chunk in unit.split(100)])
-            shown = ((shown + 1) * 127.5).round().byte().permute(0, 2, 3, 1).numpy()
-        row["test images"] = judged(lenet, shown, test.labels[: len(shown)])
-        compared = min(pairs_of, samples)
-        if compared >= 2:
-            tell(f"MS-SSIM {size}, test images", 0)
-            row["test images"]["ms_ssim"], row["test images"]["ms_ssim_deviation"] = ms_ssim_pairs(shown[:compared])
-        if samples:
-            count = _counter(progress, f"samples {size}", samples * size * size)
-            drawn = model.sample(size, n=samples, seed=seed, engine=engine, progress=count)
-            row["samples"] = judged(lenet, drawn)
-            if compared >= 2:
-                tell(f"MS-SSIM {size}, samples", 0)
-                row["samples"]["ms_ssim"], row["samples"]["ms_ssim_deviation"] = ms_ssim_pairs(drawn[:compared])
-        if reconstructions and model.config.latent:
-            count = _counter(progress, f"reconstructions {size}", reconstructions * size * size)
-            drawn = model.reconstruct(real[:reconstructions], size, seed=seed, engine=engine, progress=count)
-            row["reconstructions"] = judged(lenet, drawn, test.labels[:reconstructions])
+    for size in sorted({*sizes, *contour_sizes}):
+        most = max(1, large_pixels // size**2) if size > LARGE else len(test)
+        drawn_samples = min(samples, most) if size in sizes else 0
+        rebuilt = min(reconstructions, most, len(test)) if latent else 0
+        shown = real_images(test.images[: max(drawn_samples, rebuilt, 1)], size, contrast)
+        row: dict[str, dict] = {"test images": _described(lenet, shown, test.labels[: len(shown)])}
+        tell(f"test images {size}", 0)
+        _compare_pairs(row["test images"], shown[:pairs_of])
+        if drawn_samples:
+            drawn = drawings.samples(size, drawn_samples)
+            tell(f"measuring samples {size}", 0)
+            row["samples"] = _described(lenet, drawn)
+            _compare_pairs(row["samples"], drawn[:pairs_of])
+        if rebuilt:
+            drawn = drawings.reconstructions(size, rebuilt)
+            tell(f"measuring reconstructions {size}", 0)
+            row["reconstructions"] = {
+                **_described(lenet, drawn, test.labels[:rebuilt]),
+                **contour_ratios(drawn, shown[:rebuilt]),
+            }
+            real = pieces(shown[:rebuilt])
+            for what in ("ink_pieces", "ground_pieces"):
+                row["reconstructions"][f"extra_{what}"] = row["reconstructions"][what] - real[what]
         report["sizes"][str(size)] = row
-    report["contours"] = {}
-    for size in contour_sizes if model.config.latent else ():
-        count = _counter(progress, f"contours {size}", contour_images * size * size)
-        shape = reconstruction_shape(model, test, size, contour_images, engine=engine, progress=count)
-        report["contours"][str(size)] = {**shape, "images": contour_images}
+    if train is not None and samples:
+        tell("distances to the training images", 0)
+        drawn = drawings.samples(side, samples)
+        report["memorisation"] = memorisation(model, drawn, test, train, drawings.options["seed"])
     report["seconds"] = round(time.perf_counter() - began, 1)
     return report
+
+
+def _described(lenet: LeNet, images: np.ndarray, labels: np.ndarray | None = None) -> dict[str, float]:
+    return {"images": len(images), **judged(lenet, images, labels), **pieces(images)}
+
+
+def _compare_pairs(figures: dict, images: np.ndarray) -> None:
+    """Add MS-SSIM over the pairs of images to a row's figures, if there is a pair."""
+    if len(images) >= 2:
+        figures["ms_ssim"], figures["ms_ssim_deviation"] = ms_ssim_pairs(images)
+        figures["ms_ssim_images"] = len(images)
 
 
 def _counter(progress: Progress | None, part: str, pixels: int) -> Callable[[int], None] | None:

@@ -78,6 +78,15 @@ def ms_ssim_pairs(
     return mean, max(0.0, squares / pairs - mean**2) ** 0.5
 
 
+def why_no_contours() -> str | None:
+    """Why contours and pieces cannot be measured here; None if they can."""
+    try:
+        import skimage.measure  # noqa: F401
+    except ImportError as error:
+        return f"need scikit-image ({error}): pip install 'spx[eval]'"
+    return None
+
+
 def contour_length(image: np.ndarray) -> float:
     """Length of the 50 % contour of an image uint8 [H, W, 1], in image heights. Stripes and blotches raise it."""
     from skimage.measure import find_contours

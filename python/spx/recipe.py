@@ -21,7 +21,7 @@ class Recipe:
         data: data set: mnist, fashion-mnist, or idx for a folder of your own with files of the same names
         data_dir: folder of the data's IDX files; missing files of a named data set are downloaded to it
         seed: of weights, data order, patches and noise
-        init: checkpoint, name or folder, whose weights the run starts from; empty for random ones
+        init: checkpoint, name or folder, whose weights the run starts from (its VAE's alone if the networks differ); empty: random ones
         vae: frozen: trained first, then held; joint: both losses together (paper, equation 5); none: no latent code
         coordinates: whether the network sees pixel coordinates
         vae_steps: optimiser steps of the VAE alone, with --vae frozen

@@ -153,7 +153,8 @@ class Trainer:
             contrast=recipe.contrast,
             about={"data": recipe.data, "recipe": {k: v for k, v in recipe.to_dict().items() if k != "data_dir"}},
         ).to(self.device)
-        if recipe.init and not resume:
+        self._network_given = False
+        if recipe.init and not (resume and self._states()):
             self._start_from(recipe.init)
         self.images = torch.from_numpy(self.train_data.images.copy()).to(self.device)
         self.test_images = torch.from_numpy(self.test_data.images[:_VALIDATION_IMAGES].copy()).to(self.device)
@@ -200,13 +201,32 @@ class Trainer:
             raise SpxError(f"{self.run}: cannot be written ({error.strerror}); choose another --out") from error
 
     def _start_from(self, checkpoint: str) -> None:
-        """Take the weights of a trained model; its prior is fitted anew, because the codes may change."""
+        """Take the weights of a trained model, or those of its VAE alone if its patch network is another one.
+
+        The prior is fitted anew, because the codes may change.
+        """
         trained = load_model(checkpoint).state_dict()
         trained = {name: t for name, t in trained.items() if not name.startswith("prior_")}
         own = self.model.state_dict()
-        same = {name: t.shape for name, t in trained.items()} == {name: t.shape for name, t in own.items()}
-        require(same, "init", f"a checkpoint of {self.recipe.preset} with the same --vae", f"{checkpoint}")
-        self.model.load_state_dict(trained)
+
+        def same(prefix: str) -> bool:
+            theirs, ours = ({n: t.shape for n, t in d.items() if n.startswith(prefix)} for d in (trained, own))
+            return theirs == ours and bool(ours)
+
+        self._network_given = same("")
+        fits = self._network_given or same("vae.")
+        require(
+            fits,
+            "init",
+            f"a checkpoint of {self.recipe.preset} with the same --vae, or one with such a VAE",
+            checkpoint,
+        )
+        wanted = "" if self._network_given else "vae."
+        self.model.load_state_dict({**own, **{name: t for name, t in trained.items() if name.startswith(wanted)}})
+
+    def _given(self, name: str) -> bool:
+        """Whether a parameter started from the checkpoint `init`."""
+        return bool(self.recipe.init) and (self._network_given or name.startswith("vae."))
 
     def _trainable(self) -> dict[str, nn.Parameter]:
         phase = self.phase
@@ -231,7 +251,7 @@ class Trainer:
         objective = Objective(self.model, self.phase, self.recipe).to(self.device)
         if self.phase == "patch" and self.model.vae is not None:
             self._encode_training_set()
-        if initialise and self.step == 0 and not self.recipe.init:
+        if initialise and not all(map(self._given, parameters)):
             self._initialise(objective)
         if self.recipe.compile:
             self._compile()
@@ -264,14 +284,15 @@ class Trainer:
 
     def _initialise(self, objective: Objective) -> None:
         """Data-dependent initialisation on one whole batch, the same in every process."""
-        frozen = {name: p.detach().clone() for name, p in self.model.named_parameters() if not p.requires_grad}
+        parameters = self.model.named_parameters()
+        kept = {name: p.detach().clone() for name, p in parameters if not p.requires_grad or self._given(name)}
         with torch.no_grad(), data_dependent_initialisation(self.model):
             torch.manual_seed(seed_of(self.recipe.seed, self.phase, "initialisation"))
             objective(*self._batch(0, whole=True))
         with torch.no_grad():
             for name, p in self.model.named_parameters():
-                if name in frozen:
-                    p.copy_(frozen[name])
+                if name in kept:
+                    p.copy_(kept[name])
 
     @torch.no_grad()
     def _encode_training_set(self) -> None:
@@ -316,6 +337,7 @@ class Trainer:
             "best_epoch": self.best_epoch,
             "patience_over": self.patience_over,
             "components": self.model.components,
+            "network_given": self._network_given,
             "seconds": self.seconds,
         }
 
@@ -338,6 +360,7 @@ class Trainer:
         except Exception as error:
             raise SpxError(f"{folder}: cannot be read ({error}); remove it to resume from an older state") from error
         self.phase_index, self.step = scalars["phase_index"], scalars["step"]
+        self._network_given = scalars.get("network_given", bool(self.recipe.init))
         if scalars["components"]:
             self.model.allocate_prior(scalars["components"])
         try:

@@ -13,13 +13,6 @@ from spxcore.errors import SpxError, require
 
 from . import run
 
-# Tables 1 to 3 of Akoury & Nguyen 2017, the row of the small network on 8x8 patches with VAE and coordinates.
-PAPER = {
-    "bound_bits": 1.67,
-    "28": {"ms_ssim": (0.18, 0.27), "confidence": 95.1, "accuracy": 96.2},
-    "56": {"ms_ssim": (0.13, 0.20), "confidence": 94.1, "accuracy": 95.3},
-}
-
 
 def parser() -> argparse.ArgumentParser:
     """The command's arguments."""
@@ -44,65 +37,117 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("--pairs-of", type=int, default=500, metavar="K", help="samples whose pairs MS-SSIM compares (500)")
     p.add_argument("--subset", type=int, metavar="K", help="images of the likelihood; 0 leaves it out (all)")
     p.add_argument(
-        "--contours", type=int, nargs="*", default=[112], metavar="N", help="sizes whose contours are measured (112)"
+        "--contours", type=int, nargs="*", default=[112], metavar="N", help="sizes of reconstructions only (112)"
     )
-    p.add_argument("--contour-images", type=int, default=8, metavar="K", help="reconstructions at each of them (8)")
+    p.add_argument(
+        "--large-pixels", type=int, default=1_000_000, metavar="P",
+        help="pixels drawn of each kind at sizes above 56: as many images as they make, at least one (1000000)",
+    )  # fmt: skip
+    p.add_argument("--no-nearest", action="store_true", help="leave out the distances to the training images")
+    p.add_argument("--temperature", type=float, default=1.0, metavar="T", help="factor on the pixels' spread (1)")
     p.add_argument("--seed", type=int, default=0, metavar="S", help="of samples and codes (0)")
     p.add_argument("--engine", choices=CHOICES, default="auto", help="auto: the fastest that can run here")
     p.add_argument("--precision", choices=("fp32", "bf16"), default="fp32", help="arithmetic of the drawing (fp32)")
     p.add_argument("--threads", type=int, metavar="T", help="CPU threads (all)")
-    p.add_argument("--out", type=Path, metavar="FOLDER", help="folder for report.json, report.md and likelihood.png")
+    p.add_argument("--out", type=Path, metavar="FOLDER", help="folder for report.json, report.md and the figures")
+    p.add_argument(
+        "--figures", type=int, nargs="*", default=[28, 56, 112, 224], metavar="N",
+        help="sizes of the reconstructions in --out; above 224 one image each (28 56 112 224)",
+    )  # fmt: skip
     p.add_argument("--json", action="store_true", help="print the report as one line of JSON")
     p.add_argument("--version", action="version", version=f"%(prog)s {__version__}")
     return p
 
 
 def markdown(report: dict) -> str:
-    """The report as Markdown tables, the paper's row beside it."""
+    """The report as Markdown tables, real test images and the paper's row beside it."""
+    paper = report["paper"] or {}
     lines = []
     if "likelihood" in report:
-        found = report["likelihood"]
+        found, known = report["likelihood"], paper.get("bits")
+        at_most = "<= " if found["prior"] != "none" else ""
         lines += [
-            "| bits per dimension | this checkpoint | paper |",
+            f"| bits per dimension, {found['images']} test images | this checkpoint | paper |",
             "|---|---|---|",
-            f"| patch likelihood alone | {found['patch_bits']:.4f} | |",
-            f"| KL to the {found['prior']} prior | {found['kl_bits']:.4f} | |",
-            f"| bound | <= {found['bound_bits']:.4f} +- {found['bound_error']:.4f} ({found['images']} images) "
-            f"| <= {PAPER['bound_bits']} |",
+            f"| patch likelihood alone | {_with_error(found['patch_bits'], found['patch_error'], 4)} | |",
+        ]
+        if at_most:
+            lines.append(
+                f"| KL to the {found['prior']} prior that samples are drawn from | {found['kl_bits']:.4f} "
+                f"({found['kl_nats']:.1f} nats) | |"
+            )
+        lines += [
+            f"| {'bound' if at_most else 'all'} | {at_most}{_with_error(found['bound_bits'], found['bound_error'], 4)} "
+            f"| {at_most + str(known) if known else ''} |",
             "",
         ]
     if report["sizes"]:
-        lines += ["| size | | this checkpoint | test images | paper |", "|---|---|---|---|---|"]
+        lines += ["| size | | images | this checkpoint | test images | paper |", "|---|---|---|---|---|---|"]
     for size, row in report["sizes"].items():
-        paper, real = PAPER.get(size, {}), row["test images"]
-        for what, of, name in (
-            ("ms_ssim", "samples", "MS-SSIM of samples"),
-            ("confidence", "samples", "confidence of samples"),
-            ("accuracy", "reconstructions", "accuracy of reconstructions"),
-        ):
-            if what not in row[of]:
+        for what, of, name in _SHOWN:
+            if what not in row.get(of, {}):
                 continue
-            own, known = row[of], paper.get(what, "")
+            own, real, known = row[of], row["test images"], paper.get(what, {}).get(size, "")
+            count = own["ms_ssim_images" if what == "ms_ssim" else "images"]
             if what == "ms_ssim":
                 cells = [f"{r['ms_ssim']:.3f} +- {r['ms_ssim_deviation']:.2f}" for r in (own, real)]
-                known = f"{known[0]} +- {known[1]}" if known else ""
-            else:
+            elif what == "confidence":
+                cells = [_with_error(r[what], r["confidence_error"], 1) for r in (own, real)]
+            elif what == "accuracy":
                 cells = [f"{r[what]:.1f}" for r in (own, real)]
-            lines.append(f"| {size} | {name} | {cells[0]} | {cells[1]} | {known} |")
-    if report["contours"]:
-        lines += ["", "| size | contour ratio (worst) | extra pieces of ink / ground |", "|---|---|---|"]
-        for size, shape in report["contours"].items():
-            ratio = f"{shape['contour_ratio']:.3f} ({shape['contour_worst']:.3f})"
-            lines.append(f"| {size} | {ratio} | {shape['extra_ink']:.1f} / {shape['extra_ground']:.1f} |")
+            elif what == "contour_ratio":
+                cells = [f"{_with_error(own[what], own['contour_error'], 3)} (worst {own['contour_worst']:.3f})", "1"]
+            else:
+                cells = [f"{r['ink_pieces']:.2f} / {r['ground_pieces']:.2f}" for r in (own, real)]
+            known = " +- ".join(map(str, known)) if isinstance(known, (list, tuple)) else known
+            lines.append(f"| {size} | {name} | {count} | {cells[0]} | {cells[1]} | {known} |")
+    if "memorisation" in report:
+        lines += [
+            "",
+            "| distance to the nearest training image's | | median | closest 1 % | nearer than 1 % of the test images' |",
+            "|---|---|---|---|---|",
+        ]
+        for what, found in report["memorisation"].items():
+            for of, name in (("samples", f"{found['compared']} samples"), ("test", "as many test images")):
+                share = f"{found['nearer']:.1f} %" if of == "samples" else "1 %"
+                lines.append(
+                    f"| {what} | {name} | {found[f'{of}_median']:.2f} | {found[f'{of}_closest']:.2f} | {share} |"
+                )
     return "\n".join(lines) + "\n"
 
 
-def _write(report: dict, folder: Path) -> None:
-    """report.json, report.md and the map of bits over the image."""
-    import numpy as np
+# Rows of the table of sizes: figure, of what, and its name.
+_SHOWN = (
+    ("ms_ssim", "samples", "MS-SSIM of samples"),
+    ("confidence", "samples", "confidence of samples"),
+    ("ink_pieces", "samples", "pieces of ink / ground, samples"),
+    ("accuracy", "reconstructions", "accuracy of reconstructions"),
+    ("contour_ratio", "reconstructions", "contour ratio of reconstructions"),
+    ("ink_pieces", "reconstructions", "pieces of ink / ground, reconstructions"),
+)
 
+
+def _with_error(value: float, error: float | None, digits: int) -> str:
+    return f"{value:.{digits}f}" + (f" +- {error:.{digits}f}" if error is not None else "")
+
+
+def paper_row(config) -> dict | None:
+    """The paper's row of a network as plain values, sizes as strings; None if it has none."""
+    from ..paper import row_of
+
+    row = row_of(config)
+    if row is None:
+        return None
+    by_size = {
+        name: {str(size): value for size, value in getattr(row, name).items()}
+        for name in ("ms_ssim", "confidence", "accuracy")
+    }
+    return {"network": row.network, "bits": row.bits, **by_size}
+
+
+def _write(report: dict, folder: Path) -> None:
+    """report.json and report.md."""
     from ..files import write_atomically
-    from ..pictures import write_images
 
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -110,10 +155,6 @@ def _write(report: dict, folder: Path) -> None:
         write_atomically(folder / "report.md", lambda path: path.write_text(markdown(report)))
     except OSError as error:
         raise SpxError(f"out: {folder} cannot be written ({error.strerror}); choose another --out") from error
-    if "likelihood" in report:
-        bits = np.array(report["likelihood"]["map"])
-        levels = (255 * bits / bits.max()).round().astype(np.uint8)
-        write_images(np.kron(levels, np.ones((8, 8), np.uint8))[None, :, :, None], folder / "likelihood.png")
 
 
 def judge(arguments: argparse.Namespace) -> int:
@@ -121,32 +162,31 @@ def judge(arguments: argparse.Namespace) -> int:
     for name in ("samples", "reconstructions", "subset"):
         value = getattr(arguments, name)
         require(value is None or value >= 0, name, "0 or more", value)
-    for name in ("threads", "contour_images"):
+    for name in ("threads", "large_pixels", "pairs_of"):
         value = getattr(arguments, name)
         require(value is None or value >= 1, name, "at least 1", value)
+    require(arguments.temperature > 0, "temperature", "more than 0", arguments.temperature)
     from tqdm import tqdm
 
     from spxcore import engines
 
-    from .. import data
+    from .. import data, figures, metrics
     from ..api import load
-    from ..evaluate import evaluate
+    from ..evaluate import Drawings, evaluate
     from ..lenet import load_lenet
 
-    if arguments.contours:
-        try:
-            import skimage.measure  # noqa: F401
-        except ImportError as error:
-            raise SpxError(
-                f"contours: need scikit-image ({error}): pip install 'spx[eval]', or --contours alone"
-            ) from error
+    for name, reason in (("contours", metrics.why_no_contours()), ("out", arguments.out and figures.why_not())):
+        if reason:
+            raise SpxError(f"{name}: {reason}")
     test = data.load(arguments.data, arguments.data_dir, "test")
+    train = None if arguments.no_nearest else data.load(arguments.data, arguments.data_dir, "train")
     if arguments.lenet is None:
         require(arguments.data == "mnist", "lenet", "a folder made by spx-train-lenet for data other than MNIST", None)
     model, lenet = load(arguments.checkpoint), load_lenet(arguments.lenet)
     side = test.images.shape[2]
     smallest = max(side, model.patch)
-    for name, sizes in (("res", arguments.res), ("contours", arguments.contours)):
+    for name in ("res", "contours", "figures"):
+        sizes = getattr(arguments, name)
         require(all(size >= smallest for size in sizes), name, f"sizes of at least {smallest}", sizes)
     engine = engines.get(arguments.engine, precision=arguments.precision, threads=arguments.threads)
     bars: dict[str, tqdm] = {}
@@ -160,16 +200,24 @@ def judge(arguments: argparse.Namespace) -> int:
             )
         bars[part].update(share - bars[part].n)
 
+    drawings = Drawings(
+        model, test.images.transpose(0, 2, 3, 1), engine, arguments.seed, arguments.temperature, progress
+    )
     report = evaluate(
-        model, test, lenet, engine, sizes=tuple(arguments.res), samples=arguments.samples,
-        reconstructions=arguments.reconstructions, pairs_of=arguments.pairs_of, subset=arguments.subset,
-        contour_sizes=tuple(arguments.contours), contour_images=arguments.contour_images, seed=arguments.seed, progress=progress,
+        model, test, lenet, drawings, train=train, sizes=tuple(arguments.res), contour_sizes=tuple(arguments.contours),
+        samples=arguments.samples, reconstructions=arguments.reconstructions, pairs_of=arguments.pairs_of,
+        large_pixels=arguments.large_pixels, subset=arguments.subset, progress=progress,
     )  # fmt: skip
-    for bar in bars.values():
-        bar.close()
-    report = {"checkpoint": arguments.checkpoint, "engine": engine.name, "precision": arguments.precision, **report}
+    report = {
+        "checkpoint": arguments.checkpoint, "version": __version__, "engine": engine.name,
+        "precision": arguments.precision, "seed": arguments.seed, "temperature": arguments.temperature,
+        "paper": paper_row(model.config), **report,
+    }  # fmt: skip
     if arguments.out:
         _write(report, arguments.out)
+        figures.paper_figures(drawings, report, tuple(arguments.figures), arguments.out)
+    for bar in bars.values():
+        bar.close()
     print(json.dumps(report) if arguments.json else markdown(report), end="\n" if arguments.json else "")
     return 0
 

@@ -1,0 +1,101 @@
+"""The paper's figures: samples side by side (1), reconstructions at growing sizes (5, 6), and where in the image the bits are."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from spxcore.errors import SpxError
+
+from .evaluate import Drawings
+from .files import write_atomically
+from .patches import to_unit
+from .pictures import grid
+from .vae import mean_image
+
+# Images in a row of the figures; fewer where they are larger.
+_COLUMNS = 10
+# Above this size a figure has the image to itself (paper, figure 6).
+_ROW_LIMIT = 224
+
+
+def why_not() -> str | None:
+    """Why figures cannot be drawn here; None if they can."""
+    try:
+        import matplotlib  # noqa: F401
+    except ImportError as error:
+        return f"need matplotlib ({error}): pip install 'spx[eval]'"
+    return None
+
+
+def _save(picture, path: Path) -> Path:
+    try:
+        write_atomically(path, lambda p: picture.save(p, format="PNG"))
+    except OSError as error:
+        raise SpxError(f"out: {path} cannot be written ({error.strerror or error})") from error
+    return path
+
+
+def samples(drawings: Drawings, size: int, folder: Path, count: int = 2 * _COLUMNS) -> Path:
+    """Figure 1: samples 0, 1, 2 ... at one size, nothing chosen. Writes samples-<size>.png."""
+    return _save(grid(drawings.samples(size, count), _COLUMNS), folder / f"samples-{size}.png")
+
+
+def reconstructions(drawings: Drawings, size: int, folder: Path, count: int = _COLUMNS) -> Path:
+    """Figures 5 and 6: the first test images drawn anew at one size. Writes reconstructions-<size>.png."""
+    return _save(grid(drawings.reconstructions(size, count), _COLUMNS), folder / f"reconstructions-{size}.png")
+
+
+def originals(drawings: Drawings, folder: Path, count: int = _COLUMNS) -> Path:
+    """Figure 5 (a) and (b): the test images, and below them what the VAE's own decoder makes of their codes."""
+    images = drawings.originals[:count]
+    with torch.no_grad():
+        vae = drawings.model.module.vae
+        mean, _ = vae.encode(to_unit(torch.from_numpy(np.array(images.transpose(0, 3, 1, 2)))))
+        decoded = mean_image(vae.decode(mean), images.shape[3])
+    decoded = ((decoded + 1) * 127.5).round().byte().permute(0, 2, 3, 1).numpy()
+    if decoded.shape[1:3] != images.shape[1:3]:  # data whose side is no multiple of 4
+        return _save(grid(images, _COLUMNS), folder / "originals.png")
+    return _save(grid(np.concatenate([images, decoded]), len(images)), folder / "originals.png")
+
+
+def likelihood_map(bits: np.ndarray, folder: Path) -> Path:
+    """Bits of each pixel [H, W], the mean over the test images and the windows that cover it. Writes likelihood.png."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(4.4, 3.6), dpi=150, layout="constrained")
+    FigureCanvasAgg(figure)
+    axes = figure.add_subplot()
+    shown = axes.imshow(bits, cmap="magma", vmin=0)
+    axes.set(xlabel="column", ylabel="row")
+    figure.colorbar(shown, label="bits")
+    path = folder / "likelihood.png"
+    write_atomically(path, lambda p: figure.savefig(p, format="png"))
+    return path
+
+
+def paper_figures(drawings: Drawings, report: dict, sizes: tuple[int, ...], folder: Path) -> list[Path]:
+    """All of them: samples at the sizes judged, originals and reconstructions at the given sizes, the map of bits.
+
+    Args:
+        drawings: what is drawn already is not drawn again.
+        report: of `spx.evaluate.evaluate`, which tells the sizes and numbers of the samples and has the map.
+        sizes: of the reconstructions; above 224 a single image each.
+        folder: where they go; made if need be.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    written = []
+    for size, row in report["sizes"].items():
+        if "samples" in row:
+            count = min(row["samples"]["images"], 2 * _COLUMNS if int(size) <= _ROW_LIMIT else 1)
+            written.append(samples(drawings, int(size), folder, count))
+    if drawings.model.config.latent:
+        written.append(originals(drawings, folder))
+        for size in sizes:
+            written.append(reconstructions(drawings, size, folder, _COLUMNS if size <= _ROW_LIMIT else 1))
+    if "likelihood" in report:
+        written.append(likelihood_map(np.array(report["likelihood"]["map"]), folder))
+    return written

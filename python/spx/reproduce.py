@@ -1,0 +1,446 @@
+"""The paper's tables 1 to 3 anew, ours beside them, and what each choice of ours does: rows trained and evaluated at one budget."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import platform
+import re
+import shutil
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field, replace
+from fnmatch import fnmatch
+from pathlib import Path
+
+from spxcore import __version__
+from spxcore.errors import SpxError, require
+
+from . import paper
+from .files import write_atomically
+from .recipe import Recipe, recipe
+
+# Steps that are timed, after as many that are not, to find out how many fit into minutes.
+_PROBE_STEPS = 10
+
+
+@dataclass(frozen=True)
+class Budget:
+    """What each row may take: optimiser steps of the patch network, or minutes of training."""
+
+    amount: float
+    unit: str  # "steps" or "minutes"
+
+    @classmethod
+    def of(cls, text: str) -> Budget:
+        """ "2000" is steps, "10m" is minutes."""
+        match = re.fullmatch(r"(\d+)|(\d+(?:\.\d+)?)m", text)
+        good = match is not None and float(match[1] or match[2]) > 0
+        require(good, "budget", "steps such as 2000, or minutes such as 10m, a row", repr(text))
+        return cls(float(match[1]), "steps") if match[1] else cls(float(match[2]), "minutes")
+
+    def __str__(self) -> str:
+        return f"{self.amount:g} {self.unit}"
+
+
+@dataclass(frozen=True)
+class Row:
+    """One row of the tables.
+
+    Attributes:
+        name: what --rows selects.
+        group: "table 1", "tables 2 and 3", or "ablations".
+        text: what it is.
+        settings: of `spx.recipe.recipe`, "preset" among them; the budget sets the steps.
+        beside: the paper's row it stands beside.
+        of: name of the row whose trained model this one evaluates in another way; "" for a row that is trained.
+        prior: "" for the model's own; "normal", or a number, a factor on the mixture's standard deviations.
+        temperature: of the pixels.
+        share: of the budget, in multiples.
+    """
+
+    name: str
+    group: str
+    text: str
+    settings: dict
+    beside: paper.Row | None = None
+    of: str = ""
+    prior: str = ""
+    temperature: float = 1.0
+    share: float = 1.0
+
+
+def _paper_row(row: paper.Row) -> Row:
+    parts = ["paper", str(row.patch), *["large"] * row.large, *["coordinates"] * row.coordinates, *["vae"] * row.latent]
+    has = [name for name, there in (("coordinates", row.coordinates), ("VAE", row.latent)) if there]
+    preset = f"paper-{row.network.replace(' ', '-')}"
+    settings = {"preset": preset, "coordinates": row.coordinates, **({} if row.latent else {"vae": "none"})}
+    text = f"{row.network}, {' and '.join(has) or 'neither coordinates nor VAE'}"
+    return Row("-".join(parts), "tables 2 and 3" if row.latent else "table 1", text, settings, row)
+
+
+def _our_row(row: paper.Row) -> Row:
+    name = "-".join(["ours", str(row.patch), *["large"] * row.large])
+    settings = {"preset": row.network.replace(" ", "-")}
+    text = f"{row.network}, ours (feature maps, frozen VAE, mixed sizes, mixture prior)"
+    return Row(name, "tables 2 and 3" if row.latent else "table 1", text, settings, row)
+
+
+def _ablations() -> list[Row]:
+    base = {"preset": "small-8x8"}
+
+    def trained(name: str, text: str, share: float = 1.0, **settings) -> Row:
+        return Row(f"ablation-{name}", "ablations", text, {**base, **settings}, share=share)
+
+    def judged(name: str, text: str, **evaluation) -> Row:
+        return Row(f"ablation-{name}", "ablations", text, base, of="ours-8", **evaluation)
+
+    ours = asdict(recipe("small-8x8"))
+    like_ours = {name: ours[name] for name in (
+        "vae", "patches_per_image", "schedule", "warmup", "weight_decay", "kl_weight", "prior", "sizes", "contrast", "spoilt", "dropout",
+    )}  # fmt: skip
+    return [
+        trained("paper-conditioning", "coordinates and code added linearly", **like_ours, preset="paper-small-8x8"),
+        trained("28-only", "trained at 28x28 only", sizes=(28, 28), contrast=0.0, spoilt=0.0),
+        trained("joint-vae", "VAE trained jointly", vae="joint", kl_weight=1.0),
+        trained("soft-targets", "bicubic targets, contrast not raised", contrast=0.0),
+        trained("crisp-targets", "contrast of large targets raised twice as fast", contrast=0.5),
+        trained("no-spoilt", "no spoilt contexts", spoilt=0.0),
+        trained("one-patch", "one patch an image and step", patches_per_image=1),
+        trained("exponential", "the paper's learning-rate schedule", schedule="exponential", warmup=0),
+        trained("kl-1", "VAE with KL weight 1", kl_weight=1.0),
+        trained("kl-0.25", "VAE with KL weight 0.25", kl_weight=0.25),
+        trained("half-budget", "half of the budget", share=0.5),
+        trained("double-budget", "twice the budget", share=2.0),
+        judged("normal-prior", "codes drawn from N(0, I)", prior="normal"),
+        judged("spread-1", "mixture prior as fitted, not narrowed", prior=str(1 / ours["prior_spread"])),
+        judged("temperature-0.9", "pixels drawn at temperature 0.9", temperature=0.9),
+    ]
+
+
+def rows() -> list[Row]:
+    """Every row, in the order of the tables; ours after the paper's of the same patch and network."""
+    result, done = [], set()
+    for index, row in enumerate(paper.ROWS):
+        result.append(_paper_row(row))
+        key, later = (row.patch, row.large), paper.ROWS[index + 1 :]
+        if key not in done and not any((other.patch, other.large) == key for other in later):
+            done.add(key)
+            result.append(_our_row(row))
+    return result + _ablations()
+
+
+def select(patterns: list[str] | None) -> list[Row]:
+    """The rows whose names match one of the shell patterns, and those they are `of`; all for None.
+
+    Raises:
+        SpxError: for a pattern that matches nothing.
+    """
+    everything = rows()
+    if not patterns:
+        return everything
+    for pattern in patterns:
+        found = any(fnmatch(row.name, pattern) for row in everything)
+        require(found, "rows", "names or patterns of rows (--list shows them)", repr(pattern))
+    chosen = {row.name for row in everything if any(fnmatch(row.name, pattern) for pattern in patterns)}
+    chosen |= {row.of for row in everything if row.name in chosen and row.of}
+    return [row for row in everything if row.name in chosen]
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How rows are trained and evaluated; a folder of results keeps to one.
+
+    Attributes:
+        data, data_dir, lenet: as of spx-eval.
+        budget: of each row.
+        vae: checkpoint with the frozen VAE of the rows that have one with our KL weight; empty: it is trained here.
+        vae_steps: of frozen VAEs trained here, once for all rows that share one.
+        seed: of training and samples.
+        precision, compile: of training, as of spx-train.
+        samples, reconstructions, pairs_of, large_pixels, subset: as of `spx.evaluate.evaluate`.
+        contours: sizes of reconstructions for their contours.
+    """
+
+    budget: str
+    data: str = "mnist"
+    data_dir: str = "data"
+    lenet: str = ""
+    vae: str = ""
+    vae_steps: int = 6000
+    seed: int = 0
+    precision: str = "fp32"
+    compile: bool = False
+    samples: int = 1000
+    reconstructions: int = 1000
+    pairs_of: int = 500
+    large_pixels: int = 1_000_000
+    subset: int | None = None
+    contours: tuple[int, ...] = field(default=(112,))
+
+    def kept(self) -> dict:
+        """What must not change in a folder: all but where the data lies."""
+        values = {name: value for name, value in asdict(self).items() if name != "data_dir"}
+        return {**values, "contours": list(self.contours)}
+
+
+class Reproduction:
+    """A folder of rows: each has a folder with its training run and its report; finished parts are not done again.
+
+    Args:
+        settings: how.
+        folder: where; holds settings.json, results.json and results.md.
+        device: of training, "cpu", "cuda" ... .
+        engine: what draws.
+        tell: called with a line of text now and then.
+    """
+
+    def __init__(
+        self, settings: Settings, folder: str | Path, device: str, engine, tell: Callable[[str], None] = print
+    ):
+        self.settings, self.folder, self.device, self.engine, self.tell = settings, Path(folder), device, engine, tell
+        self.budget = Budget.of(settings.budget)
+        path = self.folder / "settings.json"
+        if path.exists():
+            before = _read(path)
+            changed = [name for name, value in settings.kept().items() if before.get(name) != value]
+            if changed:
+                raise SpxError(
+                    f"{changed[0]}: expected {before.get(changed[0])}, as {self.folder} was begun, got "
+                    f"{settings.kept()[changed[0]]}; choose another --out"
+                )
+        else:
+            _write(path, settings.kept())
+
+    def run(self, chosen: list[Row]) -> Path:
+        """Train and evaluate rows that are not finished, writing the tables after each. Returns the Markdown file."""
+        for row in chosen:
+            report = self.folder / row.name / "report.json"
+            if not report.exists():
+                began = time.time()
+                self.tell(f"{row.name}: {row.text}")
+                _write(report, self._finished(row))
+                self.tell(f"{row.name}: done in {(time.time() - began) / 60:.1f} minutes")
+            self._write_tables()
+        return self.folder / "results.md"
+
+    # ---- training -----------------------------------------------------------------------------------------------------
+
+    def _recipe(self, name: str, **settings) -> Recipe:
+        """A preset's recipe with the run's common settings and others."""
+        s = self.settings
+        common = dict(
+            data=s.data, data_dir=s.data_dir, seed=s.seed, precision=s.precision, compile=s.compile,
+            sample_every=0, validate_every=0, patience=0,
+        )  # fmt: skip
+        return recipe(name, **{**common, **settings})
+
+    def _row_recipe(self, row: Row, steps: int) -> Recipe:
+        """A row's recipe; one with a frozen VAE starts from the shared one."""
+        made = self._recipe(row.settings["preset"], **_without(row.settings, "preset"), steps=steps)
+        if made.vae == "frozen":
+            made = replace(made, vae_steps=0, init=str(self._vae(made.kl_weight)))
+        return made
+
+    def _vae(self, kl_weight: float) -> str | Path:
+        """The checkpoint of the frozen VAE, trained now if it is not there yet."""
+        if self.settings.vae and kl_weight == recipe("small-8x8").kl_weight:
+            return self.settings.vae
+        run, steps = self.folder / f"vae-kl-{kl_weight:g}", self.settings.vae_steps
+        if not (run / "trained.json").exists():
+            self.tell(f"{run.name}: the VAE of the rows with a frozen one, {steps} steps")
+        # Its patch network, trained for a single step, is thrown away.
+        made = self._recipe("small-4x4", kl_weight=kl_weight, vae_steps=steps, steps=1, prior="normal", sizes=(28, 28))
+        return self._trained(made, run)[0]
+
+    def _trained(self, made: Recipe, run: Path) -> tuple[Path, float]:
+        """Checkpoint and seconds of training of a run, begun, continued or long finished."""
+        from .train import Trainer
+
+        marker = run / "trained.json"
+        if not marker.exists():
+            trainer = Trainer(made, run, resume=(run / "recipe.json").exists(), device=self.device, progress=True)
+            trainer.train()
+            _write(marker, {"seconds": round(trainer.seconds, 1)})
+        return run / "checkpoint", _read(marker)["seconds"]
+
+    def _steps(self, row: Row) -> int:
+        """Steps of a row: the budget's, or as many as its minutes hold at the rate of a short trial."""
+        amount = self.budget.amount * row.share
+        if self.budget.unit == "steps":
+            return max(1, round(amount))
+        path = self.folder / row.name / "steps.json"
+        if not path.exists():
+            from .train import Trainer
+
+            trial = self.folder / row.name / "trial"
+            shutil.rmtree(trial, ignore_errors=True)
+            made = replace(self._row_recipe(row, 2 * _PROBE_STEPS), prior="normal", save_every=0)
+            trainer = Trainer(made, trial, device=self.device, progress=False)
+            trainer.train(stop_at=0)
+            trainer.train(stop_at=_PROBE_STEPS)
+            began = time.monotonic()
+            trainer.train(stop_at=2 * _PROBE_STEPS)
+            rate = _PROBE_STEPS / (time.monotonic() - began)
+            shutil.rmtree(trial)
+            _write(path, {"steps": max(1, math.floor(60 * amount * rate)), "steps_a_second": round(rate, 3)})
+        return _read(path)["steps"]
+
+    # ---- evaluation ---------------------------------------------------------------------------------------------------
+
+    def _finished(self, row: Row) -> dict:
+        """Train and evaluate a row: what its report.json holds."""
+        from . import data
+        from .api import load
+        from .evaluate import Drawings, evaluate
+        from .lenet import load_lenet
+
+        s, source = self.settings, row
+        if row.of:
+            source = next(other for other in rows() if other.name == row.of)
+        steps = self._steps(source)
+        made = self._row_recipe(source, steps)
+        checkpoint, seconds = self._trained(made, self.folder / source.name / "run")
+        model = load(checkpoint)
+        if row.prior:
+            model = _with_prior(model, row.prior)
+        test = data.load(s.data, s.data_dir, "test")
+        drawings = Drawings(model, test.images.transpose(0, 2, 3, 1), self.engine, s.seed, row.temperature)
+        side = test.images.shape[2]
+        report = evaluate(
+            model, test, load_lenet(s.lenet or None), drawings, sizes=(side, 2 * side), contour_sizes=s.contours,
+            samples=s.samples, reconstructions=s.reconstructions, pairs_of=s.pairs_of, large_pixels=s.large_pixels,
+            subset=s.subset,
+        )  # fmt: skip
+        report.get("likelihood", {}).pop("map", None)
+        settings = _without(made.to_dict(), "data_dir", "init")
+        return {
+            "name": row.name, "text": row.text, "steps": steps, "train_seconds": seconds, "budget": str(self.budget),
+            "of": row.of, "prior": row.prior, "temperature": row.temperature, "recipe": settings,
+            "vae": made.init or made.vae, "device": self.device, "machine": machine(),
+            "version": __version__, **report,
+        }  # fmt: skip
+
+    # ---- tables -------------------------------------------------------------------------------------------------------
+
+    def _write_tables(self) -> None:
+        done = {}
+        for row in rows():
+            path = self.folder / row.name / "report.json"
+            if path.exists():
+                done[row.name] = _read(path)
+        _write(self.folder / "results.json", {"settings": self.settings.kept(), "rows": done})
+        text = markdown(done, self.settings)
+        write_atomically(self.folder / "results.md", lambda path: path.write_text(text))
+
+
+def machine() -> str:
+    """The processor's name and how many cores may be used."""
+    name = platform.processor() or platform.machine()
+    try:
+        with open("/proc/cpuinfo") as file:
+            name = next((line.split(":", 1)[1].strip() for line in file if line.startswith("model name")), name)
+    except OSError:
+        pass
+    return f"{name}, {len(os.sched_getaffinity(0)) if hasattr(os, 'sched_getaffinity') else os.cpu_count()} cores"
+
+
+def markdown(done: dict[str, dict], settings: Settings) -> str:
+    """Tables of the rows that are finished, the paper's figures in brackets; the rows that were not run by name."""
+    sizes = ("28", "56")
+    head = ["row", "steps", "minutes", "bits a dimension", *(f"MS-SSIM {n}" for n in sizes)]
+    head += [*(f"confidence {n}" for n in sizes), *(f"accuracy {n}" for n in sizes)]
+    head += [f"contours {n}" for n in settings.contours]
+    frozen = f"of {settings.vae}" if settings.vae else f"{settings.vae_steps} steps, once"
+    lines = [
+        f"Each row trained for {Budget.of(settings.budget)} (frozen VAEs: {frozen}), "
+        f"{settings.precision}, seed {settings.seed}; {settings.samples} samples, {settings.reconstructions} reconstructions, "
+        f"bits of {settings.subset or 'all'} test images. In brackets: the paper, trained until convergence."
+    ]
+    not_run = []
+    for group in dict.fromkeys(row.group for row in rows()):
+        cells = []
+        for row in rows():
+            if row.group != group:
+                continue
+            if row.name in done:
+                cells.append(_cells(row, done[row.name], sizes, settings.contours))
+            else:
+                not_run.append(row.name)
+        if cells:
+            lines += [
+                "",
+                f"**{group[0].upper() + group[1:]}**",
+                "",
+                f"| {' | '.join(head)} |",
+                "|---" * len(head) + "|",
+            ]
+            lines += [f"| {' | '.join(row)} |" for row in cells]
+    if not_run:
+        lines += ["", f"Not run: {', '.join(not_run)}."]
+    machines = sorted({report["machine"] for report in done.values()})
+    return "\n".join(lines) + f"\n\n{'; '.join(machines)}; spx {__version__}.\n"
+
+
+def _cells(row: Row, report: dict, sizes: tuple[str, ...], contours: tuple[int, ...]) -> list[str]:
+    """A row of the table."""
+    known, by_size = row.beside, report["sizes"]
+
+    def cell(own: str, theirs) -> str:
+        return f"{own} ({theirs})" if own and theirs is not None else own
+
+    def at(size: str, of: str, what: str) -> float | None:
+        return by_size.get(size, {}).get(of, {}).get(what)
+
+    bits, limit = report.get("likelihood"), "<= " if row.settings.get("vae") != "none" else ""
+    limits = "<= " if known and known.latent else ""
+    result = [row.text, str(report["steps"]), f"{report['train_seconds'] / 60:.1f}"]
+    result.append(cell(f"{limit}{bits['bound_bits']:.3f}" if bits else "", known and f"{limits}{known.bits}"))
+    for size in sizes:
+        value, spread = (at(size, "samples", what) for what in ("ms_ssim", "ms_ssim_deviation"))
+        theirs = known and "{} ± {}".format(*known.ms_ssim[int(size)])
+        result.append(cell("" if value is None else f"{value:.2f} ± {spread:.2f}", theirs))
+    for what, of in (("confidence", "samples"), ("accuracy", "reconstructions")):
+        for size in sizes:
+            value, theirs = at(size, of, what), known and getattr(known, what).get(int(size))
+            theirs = theirs[0] if isinstance(theirs, tuple) else theirs
+            result.append(cell("" if value is None else f"{value:.1f}", theirs))
+    for size in contours:
+        value = at(str(size), "reconstructions", "contour_ratio")
+        result.append("" if value is None else f"{value:.2f}")
+    return result
+
+
+def _with_prior(model, prior: str):
+    """A model with another prior: "normal", or its mixture with all standard deviations times a number."""
+    from .api import Model
+
+    module = model.module
+    if prior == "normal":
+        for name in ("weights", "classes", "means", "cholesky"):
+            delattr(module, f"prior_{name}")
+        module.components = 0
+    else:
+        known = module.prior
+        module.set_prior(replace(known, cholesky=known.cholesky * float(prior)))
+    return Model(module)
+
+
+def _without(values: dict, *names: str) -> dict:
+    return {name: value for name, value in values.items() if name not in names}
+
+
+def _read(path: Path) -> dict:
+    try:
+        return json.loads(path.read_text())
+    except (OSError, ValueError) as error:
+        raise SpxError(f"{path}: cannot be read ({error}); remove it to have it made again") from error
+
+
+def _write(path: Path, value: dict) -> None:
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_atomically(path, lambda p: p.write_text(json.dumps(value, indent=2) + "\n"))
+    except OSError as error:
+        raise SpxError(f"{path}: cannot be written ({error.strerror}); choose another --out") from error

@@ -1,0 +1,192 @@
+"""spx-reproduce: its rows, its budgets, and a few of them from training to table, stopped and continued."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+import torch
+from helpers import write_dataset
+
+from spx.cli.reproduce import main
+from spx.lenet import LeNet, save_lenet
+from spx.paper import ROWS
+from spx.recipe import recipe
+from spx.reproduce import Budget, Row, Settings, markdown, rows, select
+from spxcore import SpxError
+
+
+def test_every_row_of_the_paper_has_one_and_ours_stands_beside_it():
+    everything = rows()
+    names = [row.name for row in everything]
+    assert len(set(names)) == len(names)
+    for known in ROWS:
+        (row,) = [row for row in everything if row.beside is known and row.name.startswith("paper-")]
+        made = recipe(row.settings["preset"], **{k: v for k, v in row.settings.items() if k != "preset"})
+        network = made.network()
+        assert (network.patch, network.filters == 140, network.coordinates, network.latent > 0) == (
+            known.patch, known.large, known.coordinates, known.latent,
+        )  # fmt: skip
+        assert made.vae == ("joint" if known.latent else "none") and made.sizes == (28, 28) and made.dropout == 0.5
+        assert network.conditioning == "paper"
+    ours = [name for name in names if name.startswith("ours-")]
+    assert ours == ["ours-28", "ours-20", "ours-12", "ours-4", "ours-16", "ours-16-large", "ours-8"]
+
+
+def test_ablations_differ_from_ours_in_what_they_say():
+    base = recipe("small-8x8").to_dict()
+    for row in rows():
+        if row.group != "ablations" or row.of:
+            continue
+        made = recipe(row.settings["preset"], **{k: v for k, v in row.settings.items() if k != "preset"}).to_dict()
+        different = {name for name in base if made[name] != base[name]}
+        assert (different or row.share != 1) and len(different) <= 3, (row.name, different)
+
+
+@pytest.mark.parametrize(
+    "text, amount, unit", [("2000", 2000, "steps"), ("10m", 10, "minutes"), ("0.5m", 0.5, "minutes")]
+)
+def test_budgets(text, amount, unit):
+    assert Budget.of(text) == Budget(amount, unit)
+
+
+@pytest.mark.parametrize("text", ["", "0", "m", "-3", "10h", "1.5"])
+def test_no_budgets(text):
+    with pytest.raises(SpxError, match="budget: expected steps such as 2000"):
+        Budget.of(text)
+
+
+def test_selection():
+    assert [row.name for row in select(["paper-8-*", "ablation-temperature-0.9"])] == [
+        "paper-8-coordinates-vae", "ours-8", "ablation-temperature-0.9",
+    ]  # fmt: skip
+    assert select(None) == rows()
+    with pytest.raises(SpxError, match="rows: expected names or patterns"):
+        select(["paper-9"])
+
+
+def test_the_list(capsys):
+    assert main(["--list"]) == 0
+    assert len(capsys.readouterr().out.splitlines()) == len(rows())
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """A tiny data set and a classifier that knows nothing."""
+    pytest.importorskip("skimage")
+    root = tmp_path_factory.mktemp("reproduce")
+    write_dataset(root / "data", train=128, test=8)
+    torch.manual_seed(0)
+    save_lenet(LeNet(10), root / "lenet", {})
+    return root
+
+
+def reproduced(folder, out, *arguments) -> int:
+    counts = ["--samples", "2", "--reconstructions", "2", "--subset", "1", "--contours", "30", "--vae-steps", "2"]
+    common = ["--data", "idx", "--data-dir", str(folder / "data"), "--lenet", str(folder / "lenet"), "--out", str(out)]
+    return main([*common, *counts, "--device", "cpu", "--threads", "1", *arguments])
+
+
+ROWS_RUN = ["paper-4", "ours-4", "paper-8-coordinates-vae", "ablation-temperature-0.9"]
+
+
+@pytest.mark.slow
+def test_from_training_to_table(folder, tmp_path, capsys, monkeypatch):
+    out = tmp_path / "out"
+    # Stopped after the first row's training.
+    from spx import evaluate
+
+    def stopped(*_, **__):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr(evaluate, "evaluate", stopped)
+        assert reproduced(folder, out, "--budget", "2", "--rows", *ROWS_RUN) == 130
+    trained = (out / "paper-4" / "run" / "checkpoint" / "model.safetensors").stat().st_mtime_ns
+    assert reproduced(folder, out, "--budget", "2", "--rows", *ROWS_RUN) == 0
+    assert (out / "paper-4" / "run" / "checkpoint" / "model.safetensors").stat().st_mtime_ns == trained
+    text = capsys.readouterr().out
+    assert text == (out / "results.md").read_text() and "small 4x4, neither coordinates nor VAE" in text
+    assert "(1.52)" in text and "(<= 1.67)" in text and "Not run: paper-28," in text
+    results = json.loads((out / "results.json").read_text())
+    assert list(results["rows"]) == [
+        "paper-4",
+        "ours-4",
+        "paper-8-coordinates-vae",
+        "ours-8",
+        "ablation-temperature-0.9",
+    ]
+    for name, row in results["rows"].items():
+        assert row["steps"] == 2 and row["budget"] == "2 steps" and row["likelihood"]["images"] == 1, name
+        assert ("reconstructions" in row["sizes"]["28"]) == (name != "paper-4")
+    assert results["rows"]["ablation-temperature-0.9"]["of"] == "ours-8"
+    assert not (out / "ablation-temperature-0.9" / "run").exists()
+    # One VAE for the rows that share it.
+    from spx.checkpoints import load_model
+
+    four, eight = (load_model(out / name / "run" / "checkpoint").vae.state_dict() for name in ("ours-4", "ours-8"))
+    assert all(torch.equal(four[name], eight[name]) for name in four) and (out / "vae-kl-0.5").is_dir()
+    # Finished rows are not touched, and a folder keeps to its settings.
+    before = (out / "ours-4" / "report.json").stat().st_mtime_ns
+    assert reproduced(folder, out, "--budget", "2", "--rows", "ours-4") == 0
+    assert (out / "ours-4" / "report.json").stat().st_mtime_ns == before
+    assert reproduced(folder, out, "--budget", "3", "--rows", "ours-4") == 2
+    assert "budget: expected 2, as" in capsys.readouterr().err
+
+
+@pytest.mark.slow
+def test_a_budget_of_minutes(folder, tmp_path):
+    assert reproduced(folder, tmp_path / "out", "--budget", "0.01m", "--rows", "paper-4-coordinates") == 0
+    found = json.loads((tmp_path / "out" / "paper-4-coordinates" / "report.json").read_text())
+    steps = json.loads((tmp_path / "out" / "paper-4-coordinates" / "steps.json").read_text())
+    assert found["vae"] == "none" and found["steps"] == steps["steps"] >= 1 and found["budget"] == "0.01 minutes"
+    assert not (tmp_path / "out" / "paper-4-coordinates" / "trial").exists()
+
+
+@pytest.mark.slow
+def test_a_vae_that_is_there_already(folder, tmp_path):
+    from spx.checkpoints import load_model, save_checkpoint
+    from spx.model import SpatialPixelCNN
+
+    given = SpatialPixelCNN(network={"patch": 8, "sizes": [28, 1400]}, vae={"latent": 60})
+    save_checkpoint(given, tmp_path / "given")
+    out = tmp_path / "out"
+    arguments = ["--budget", "1", "--rows", "ours-4", "--samples", "0", "--vae", str(tmp_path / "given")]
+    assert reproduced(folder, out, *arguments) == 0
+    used = load_model(out / "ours-4" / "run" / "checkpoint").vae.state_dict()
+    assert all(torch.equal(used[name], t) for name, t in given.vae.state_dict().items())
+    assert not list(out.glob("vae-*")) and "VAEs: of " in (out / "results.md").read_text()
+
+
+def test_other_priors():
+    from helpers import tiny_model
+
+    from spx.api import Model
+    from spx.reproduce import _with_prior
+
+    wide = _with_prior(Model(tiny_model()), "2.0")
+    assert (wide.module.prior.cholesky == 2 * tiny_model().prior.cholesky).all()
+    normal = _with_prior(Model(tiny_model()), "normal")
+    assert normal.module.prior.kind == "normal" and normal.sample(9, n=1, engine="torch").shape == (1, 9, 9, 1)
+
+
+def test_an_empty_table_names_what_was_not_run():
+    text = markdown({}, Settings("5"))
+    assert all(row.name in text for row in rows() if isinstance(row, Row)) and "for 5 steps" in text
+
+
+@pytest.mark.parametrize(
+    "arguments, sentence",
+    [
+        (["--budget", "soon"], "budget: expected steps"),
+        (["--rows", "nonsense"], "rows: expected names"),
+        (["--contours", "20"], "contours: expected sizes of at least 28"),
+        (["--lenet", ""], "lenet: expected a folder"),
+        (["--vae", "no-such"], "checkpoint: expected"),
+        (["--samples", "-1"], "samples: expected 0 or more"),
+    ],
+)
+def test_refusals(folder, tmp_path, capsys, arguments, sentence):
+    assert reproduced(folder, tmp_path / "out", *arguments) == 2
+    error = capsys.readouterr().err
+    assert sentence in error and "Traceback" not in error and not (tmp_path / "out").exists()

@@ -25,6 +25,8 @@ from .vae import kl_to_standard_normal, reparameterise
 
 # Sizes above this one are drawn in smaller numbers; the paper's counts are for 28 and 56.
 LARGE = 56
+# Images that the VAE sees at once.
+_CHUNK = 250
 
 # Told of each part of an evaluation: its name, its share done (0 to 1).
 Progress = Callable[[str, float], None]
@@ -57,7 +59,7 @@ class Likelihood:
 
 def kl_nats(model: Model, mean: torch.Tensor, log_variance: torch.Tensor, z: torch.Tensor) -> np.ndarray:
     """KL(q(z | x) || p(z)) of each image, in nats: in closed form for N(0, I), by the one drawn z for a mixture. [B]."""
-    prior = model.module.prior
+    prior = model.prior
     if prior.kind == "normal":
         return kl_to_standard_normal(mean, log_variance).double().numpy()
     q = torch.distributions.Normal(mean.double(), (0.5 * log_variance).exp().double()).log_prob(z.double()).sum(dim=1)
@@ -86,20 +88,21 @@ def likelihood(
     y, x = (torch.from_numpy(axis(size)) for size in (height, width))
     rows, columns = (y[r0][None], y[r0 + m - 1][None]), (x[c0][None], x[c0 + m - 1][None])
     scales = torch.full((1, len(r0)), scale(height, width, config.sizes))
-    generator = torch.Generator().manual_seed(seed)
-    bits, codes, sums, counts = [], [], np.zeros((height, width)), np.zeros((height, width))
+    z, maps, kl = None, None, np.zeros(n)
+    if config.latent:
+        posterior = _posterior(model, images)
+        z = reparameterise(*posterior, torch.Generator().manual_seed(seed))
+        kl = kl_nats(model, *posterior, z) / math.log(2) / (channels * height * width)
+    bits, sums, counts = [], np.zeros((height, width)), np.zeros((height, width))
     for index in range(n):
-        image = to_unit(torch.from_numpy(np.array(images[index : index + 1])))
-        z, maps = None, None
-        if config.latent:
-            mean, log_variance = model.module.vae.encode(image)
-            z = mean + (0.5 * log_variance).exp() * torch.randn(mean.shape, generator=generator)
-            codes.append(float(kl_nats(model, mean, log_variance, z)[0]))
-            maps = model.module.image_maps(z)
-            z = z.expand(len(r0), -1)
-        windows = image[0].unfold(1, m, 1).unfold(2, m, 1).permute(1, 2, 0, 3, 4).flatten(0, 1)
-        places = place_inputs(config, rows, columns, scales, maps)
-        nats = -log_prob(_window_params(model, engine, windows, places, z), windows)
+        image = to_unit(torch.from_numpy(np.array(images[index])))
+        windows = image.unfold(1, m, 1).unfold(2, m, 1).permute(1, 2, 0, 3, 4).flatten(0, 1)
+        if z is not None and index % _CHUNK == 0:
+            maps = model.module.image_maps(z[index : index + _CHUNK])
+        own_maps = None if maps is None else maps[index % _CHUNK][None]
+        codes = None if z is None else z[index].expand(len(r0), -1)
+        places = place_inputs(config, rows, columns, scales, own_maps)
+        nats = -log_prob(_window_params(model, engine, windows, places, codes), windows)
         pixel_bits = nats.numpy() / math.log(2) / channels  # [windows, m, m]
         bits.append(float(pixel_bits.mean(dtype=np.float64)))
         for window, r, c in zip(pixel_bits, r0, c0, strict=True):
@@ -107,10 +110,16 @@ def likelihood(
             counts[r : r + m, c : c + m] += 1
         if progress:
             progress("likelihood", (index + 1) / n)
-    kl = np.array(codes or [0.0]) / math.log(2) / (channels * height * width)
     bits = np.array(bits)
     errors = standard_error(bits), standard_error(bits + kl)
     return Likelihood(float(bits.mean()), float(kl.mean()), *errors, sums / counts, n)
+
+
+@torch.no_grad()
+def _posterior(model: Model, images: np.ndarray) -> tuple[torch.Tensor, torch.Tensor]:
+    """Mean and log-variance of q(z | x) of uint8 [N, C, H, W], each [N, latent]."""
+    chunks = torch.from_numpy(np.array(images)).split(_CHUNK)
+    return tuple(torch.cat(part) for part in zip(*(model.module.vae.encode(to_unit(c)) for c in chunks), strict=True))
 
 
 def _window_params(model: Model, engine: Engine | None, windows, places, z) -> torch.Tensor:
@@ -217,19 +226,10 @@ def memorisation(model: Model, drawn: np.ndarray, test: Images, train: Images, s
     result = {"images": compare(flat(drawn[:count]), flat(real), flat(known))}
     if model.config.latent:
         generator = torch.Generator().manual_seed(seed)
-        real, known = (_drawn_codes(model, images, generator) for images in (test.images[:count], train.images))
-        result["codes"] = compare(model.module.prior.sample(seed, np.arange(count)), real, known)
+        posteriors = [_posterior(model, images) for images in (test.images[:count], train.images)]
+        real, known = (reparameterise(*posterior, generator).numpy() for posterior in posteriors)
+        result["codes"] = compare(model.prior.sample(seed, np.arange(count)), real, known)
     return result
-
-
-@torch.no_grad()
-def _drawn_codes(model: Model, images: np.ndarray, generator: torch.Generator) -> np.ndarray:
-    """One draw of q(z | x) for each of uint8 [N, C, H, W]: [N, latent]."""
-    chunks = [
-        reparameterise(*model.module.vae.encode(to_unit(torch.from_numpy(np.array(chunk)))), generator)
-        for chunk in np.array_split(images, -(-len(images) // 500))
-    ]
-    return torch.cat(chunks).numpy()
 
 
 class Drawings:
@@ -325,7 +325,7 @@ def evaluate(
             "bound_bits": found.bound,
             "bound_error": found.standard_error,
             "images": found.images,
-            "prior": model.module.prior.kind if latent else "none",
+            "prior": model.prior.kind if latent else "none",
             "map": found.map.round(4).tolist(),
         }
     report["sizes"] = {}

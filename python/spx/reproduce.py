@@ -232,7 +232,7 @@ class Reproduction:
         s = self.settings
         common = dict(
             data=s.data, data_dir=s.data_dir, seed=s.seed, precision=s.precision, compile=s.compile,
-            sample_every=0, validate_every=0, patience=0,
+            sample_every=0, validate_every=0, patience=0, save_every=100,
         )  # fmt: skip
         return recipe(name, **{**common, **settings})
 
@@ -422,7 +422,7 @@ def _with_prior(model, prior: str):
             delattr(module, f"prior_{name}")
         module.components = 0
     else:
-        known = module.prior
+        known = model.prior
         module.set_prior(replace(known, cholesky=known.cholesky * float(prior)))
     return Model(module)
 

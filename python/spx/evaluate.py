@@ -90,9 +90,9 @@ def likelihood(
     scales = torch.full((1, len(r0)), scale(height, width, config.sizes))
     z, maps, kl = None, None, np.zeros(n)
     if config.latent:
-        posterior = _posterior(model, images)
-        z = reparameterise(*posterior, torch.Generator().manual_seed(seed))
-        kl = kl_nats(model, *posterior, z) / math.log(2) / (channels * height * width)
+        encoded = posterior(model, images)
+        z = reparameterise(*encoded, torch.Generator().manual_seed(seed))
+        kl = kl_nats(model, *encoded, z) / math.log(2) / (channels * height * width)
     bits, sums, counts = [], np.zeros((height, width)), np.zeros((height, width))
     for index in range(n):
         image = to_unit(torch.from_numpy(np.array(images[index])))
@@ -116,7 +116,7 @@ def likelihood(
 
 
 @torch.no_grad()
-def _posterior(model: Model, images: np.ndarray) -> tuple[torch.Tensor, torch.Tensor]:
+def posterior(model: Model, images: np.ndarray) -> tuple[torch.Tensor, torch.Tensor]:
     """Mean and log-variance of q(z | x) of uint8 [N, C, H, W], each [N, latent]."""
     chunks = torch.from_numpy(np.array(images)).split(_CHUNK)
     return tuple(torch.cat(part) for part in zip(*(model.module.vae.encode(to_unit(c)) for c in chunks), strict=True))
@@ -226,8 +226,8 @@ def memorisation(model: Model, drawn: np.ndarray, test: Images, train: Images, s
     result = {"images": compare(flat(drawn[:count]), flat(real), flat(known))}
     if model.config.latent:
         generator = torch.Generator().manual_seed(seed)
-        posteriors = [_posterior(model, images) for images in (test.images[:count], train.images)]
-        real, known = (reparameterise(*posterior, generator).numpy() for posterior in posteriors)
+        pairs = [posterior(model, images) for images in (test.images[:count], train.images)]
+        real, known = (reparameterise(*pair, generator).numpy() for pair in pairs)
         result["codes"] = compare(model.prior.sample(seed, np.arange(count)), real, known)
     return result
 

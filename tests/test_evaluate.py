@@ -282,3 +282,10 @@ def test_other_data_needs_a_classifier_of_its_own(folder, capsys):
     arguments = ["--data", "idx", "--data-dir", str(folder / "data"), "--checkpoint", str(folder / "checkpoint")]
     assert main([*arguments, "--contours"]) == 2
     assert "lenet: expected" in capsys.readouterr().err
+
+
+def test_colour_is_refused_before_hours_of_work(folder, tmp_path, capsys):
+    write_dataset(tmp_path / "data", train=4, test=4, channels=3)
+    arguments = ["--data", "idx", "--data-dir", str(tmp_path / "data"), "--lenet", str(folder / "lenet")]
+    assert main([*arguments, "--checkpoint", str(folder / "checkpoint")]) == 2
+    assert "data: expected grey images" in capsys.readouterr().err

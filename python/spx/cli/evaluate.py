@@ -183,7 +183,8 @@ def judge(arguments: argparse.Namespace) -> int:
     if arguments.lenet is None:
         require(arguments.data == "mnist", "lenet", "a folder made by spx-train-lenet for data other than MNIST", None)
     model, lenet = load(arguments.checkpoint), load_lenet(arguments.lenet)
-    side = test.images.shape[2]
+    channels, side = test.images.shape[1:3]
+    require(channels == 1, "data", "grey images, which the classifier and the contours are for", f"{channels} channels")
     smallest = max(side, model.patch)
     for name in ("res", "contours", "figures"):
         sizes = getattr(arguments, name)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 import time
 from collections.abc import Callable
@@ -76,7 +77,7 @@ def likelihood(
         model: the model.
         images: uint8 [N, C, H, W], of the size the model was trained at.
         seed: of the codes' noise.
-        engine: runs the network if it has `whole_windows` (cpp); otherwise, and for None, torch does, in fp32.
+        engine: runs the network if it has `whole_windows` (cpp); otherwise, and for None, torch does, in fp32, on a GPU if there is one.
         progress: see `Progress`.
     """
     config, m = model.config, model.patch
@@ -88,6 +89,7 @@ def likelihood(
     y, x = (torch.from_numpy(axis(size)) for size in (height, width))
     rows, columns = (y[r0][None], y[r0 + m - 1][None]), (x[c0][None], x[c0 + m - 1][None])
     scales = torch.full((1, len(r0)), scale(height, width, config.sizes))
+    params = _whole_windows(model, engine)
     z, maps, kl = None, None, np.zeros(n)
     if config.latent:
         encoded = posterior(model, images)
@@ -102,7 +104,7 @@ def likelihood(
         own_maps = None if maps is None else maps[index % _CHUNK][None]
         codes = None if z is None else z[index].expand(len(r0), -1)
         places = place_inputs(config, rows, columns, scales, own_maps)
-        nats = -log_prob(_window_params(model, engine, windows, places, codes), windows)
+        nats = -log_prob(params(windows, places, codes), windows)
         pixel_bits = nats.numpy() / math.log(2) / channels  # [windows, m, m]
         bits.append(float(pixel_bits.mean(dtype=np.float64)))
         for window, r, c in zip(pixel_bits, r0, c0, strict=True):
@@ -122,18 +124,32 @@ def posterior(model: Model, images: np.ndarray) -> tuple[torch.Tensor, torch.Ten
     return tuple(torch.cat(part) for part in zip(*(model.module.vae.encode(to_unit(c)) for c in chunks), strict=True))
 
 
-def _window_params(model: Model, engine: Engine | None, windows, places, z) -> torch.Tensor:
-    """The network's output for whole windows [B, C, m, m] given places and z as `PixelCNN.forward` takes them: [B, P, m, m]."""
+def _whole_windows(model: Model, engine: Engine | None) -> Callable[..., torch.Tensor]:
+    """What computes the network's output for whole windows, on the CPU.
+
+    It takes windows [B, C, m, m], places and z as `PixelCNN.forward` does and gives [B, P, m, m]. The engine if it can; otherwise torch,
+    on a GPU if there is one.
+    """
     if not hasattr(engine, "whole_windows"):
-        return model.module.network(windows, places, z)
+        device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        network = model.module.network
+        network = network if device.type == "cpu" else copy.deepcopy(network).to(device)
+
+        def there(t: torch.Tensor | None) -> torch.Tensor | None:
+            return None if t is None else t.to(device)
+
+        return lambda windows, places, z: network(there(windows), [there(p) for p in places], there(z)).cpu()
 
     def flat(t: torch.Tensor) -> np.ndarray:  # [B, channels, side, side] -> [B, places, channels]
         return np.ascontiguousarray(t.flatten(2).transpose(1, 2).numpy())
 
-    conditioning = [flat(p) for p in places if p is not None]
-    codes = None if z is None else np.ascontiguousarray(z.numpy())
-    params = engine.whole_windows(model.weights, flat(windows), conditioning, codes)
-    return torch.from_numpy(params).transpose(1, 2).unflatten(2, windows.shape[2:])
+    def native(windows, places, z):
+        conditioning = [flat(p) for p in places if p is not None]
+        codes = None if z is None else np.ascontiguousarray(z.numpy())
+        params = engine.whole_windows(model.weights, flat(windows), conditioning, codes)
+        return torch.from_numpy(params).transpose(1, 2).unflatten(2, windows.shape[2:])
+
+    return native
 
 
 def judged(lenet: LeNet, images: np.ndarray, labels: np.ndarray | None = None) -> dict[str, float]:

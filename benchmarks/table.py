@@ -21,7 +21,7 @@ def main(path: str) -> None:
         print("\n| 8x8 pixels, the whole command | engine | processor time | peak memory |\n|---|---|---|---|")
     for row in (row for row in every if "startup" in row):
         print(
-            f"| {row['startup']} | {row['engine']} | {row['processor_seconds']:.2f} s | {row['peak_megabytes']:.0f} MB |"
+            f"| {row['startup']} | {row['engine']} | {row['processor_seconds']:.2f} s | {row['peak_mebibytes']:.0f} MiB |"
         )
     naive = rows[0]["naive_us_a_pixel"]
     print(

@@ -23,7 +23,7 @@ import json, re, sys, time
 from spx.cli.sample import main
 assert main(sys.argv[1:]) == 0
 peak = int(re.search(r"VmHWM:\\s*(\\d+) kB", open("/proc/self/status").read())[1])
-print(json.dumps({"processor_seconds": time.process_time(), "peak_megabytes": peak / 1024, "torch": "torch" in sys.modules}))
+print(json.dumps({"processor_seconds": time.process_time(), "peak_mebibytes": peak / 1024, "torch": "torch" in sys.modules}))
 """
 
 

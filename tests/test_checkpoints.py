@@ -102,6 +102,13 @@ def test_a_prior_fitted_later_is_saved(tmp_path):
         np.testing.assert_array_equal(getattr(loaded.prior, name), getattr(tiny_prior(), name))
 
 
+def test_a_prior_laid_aside_is_not_drawn_from():
+    model = tiny_model()
+    fitted = spx.Model(model).prior
+    model.components = 0
+    assert (fitted.kind, spx.Model(model).prior.kind, model.prior.kind) == ("mixture", "normal", "normal")
+
+
 def test_overwriting_a_checkpoint(copy):
     other = tiny_model(seed=1)
     save_checkpoint(other, copy)

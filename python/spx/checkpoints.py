@@ -125,8 +125,11 @@ class Checkpoint:
     @classmethod
     def of(cls, model: SpatialPixelCNN) -> Checkpoint:
         """The checkpoint of a torch model; float32 tensors on the CPU share its memory."""
-        tensors = {name: t.float() if t.is_floating_point() else t for name, t in model.state_dict().items()}
-        return cls(model.model_config, {name: t.cpu().numpy() for name, t in tensors.items()})
+        config, state = model.model_config, model.state_dict()  # which may still hold a prior that is no longer its own
+        tensors = {
+            name: state[name].float() if state[name].is_floating_point() else state[name] for name in config.shapes()
+        }
+        return cls(config, {name: t.cpu().numpy() for name, t in tensors.items()})
 
     def part(self, prefix: str) -> dict[str, np.ndarray]:
         """The tensors whose names begin so, by the rest of their names."""

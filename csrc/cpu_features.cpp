@@ -36,6 +36,8 @@ bool bit(uint32_t word, int index) { return (word >> index & 1) != 0; }
 CpuFeatures detect() {
   CpuFeatures f;
 #ifdef SPX_X86
+  const Registers zero = cpuid(0, 0);
+  f.amd = zero.ebx == 0x68747541 && zero.edx == 0x69746e65 && zero.ecx == 0x444d4163;  // "AuthenticAMD"
   const Registers one = cpuid(1, 0);
   if (!bit(one.ecx, 27)) return f;  // the operating system saves no wide registers at all
   const uint64_t states = saved_states();

@@ -5,6 +5,7 @@ namespace spx {
 
 // All false on processors other than x86-64.
 struct CpuFeatures {
+  bool amd = false;  // who made it
   bool avx = false;
   bool f16c = false;
   bool fma = false;

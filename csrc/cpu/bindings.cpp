@@ -141,7 +141,10 @@ class Engine {
     for (int k = 0; place_inputs > 0 && k < 3; ++k)
       model_.inputs.push_back({(patch >> k) * (patch >> k), place_inputs});
     model_.tile_kernels = bf16 ? available_tile_kernels() : nullptr;
-    if (bf16 && !model_.tile_kernels) throw py::value_error("bf16: expected a processor with AMX, got one without");
+    if (bf16 && !model_.tile_kernels)
+      throw py::value_error("bf16: expected a processor with AMX, or AMD's with AVX512_BF16, got one without");
+    if (bf16 && !isa.empty() && isa != "avx512")
+      throw py::value_error("isa: expected avx512 for bf16, got '" + isa + "'");
     fill(&model_, weights, blocks, bias, latent, programs, isa);
   }
 
@@ -325,7 +328,8 @@ narrow: with the kernels for one window at a time. threads: 0 for all.)")
       "Names of the instruction sets that Engine can use here, the fastest first.");
   module.def(
       "have_bf16", [] { return available_tile_kernels() != nullptr; },
-      "Whether Engine can run in bf16 here: on a processor with AMX whose operating system lends it.");
+      "Whether Engine can run in bf16 here: on a processor with AMX whose operating system lends it, or on AMD's with "
+      "AVX512_BF16.");
   module.def(
       "fma_peak",
       [](double seconds, const std::string& isa) {

@@ -21,7 +21,9 @@ struct Run {
   float* arena;         // wide: [rows][LANES], 64-byte aligned; narrow: [rows]
   const float* ahead;   // narrow only: where partial sums are, number r at ahead[r * ahead_stride]
   int ahead_stride;
-  float* scratch;  // scratch_size() floats, 64-byte aligned
+  float* scratch;    // scratch_size() floats, 64-byte aligned
+  const char* next;  // weights that will be read next, and about how many bytes; wide kernels keep them up to date
+  int64_t next_size;
 };
 
 struct Kernels {
@@ -47,9 +49,9 @@ static inline int scratch_size(int outputs) {
   return PLACES * (outputs + 16) * LANES + (2 * PLACES + 4) * (outputs + SLACK);
 }
 
-// Wide ops in bf16 on a matrix unit.
+// Wide ops in bf16, on a matrix unit or by dot products.
 struct TileKernels {
-  // Tiles, of 1024 bytes, of a weight block of an even number of inputs.
+  // Tiles, of 1024 bytes, that hold a weight block of an even number of inputs.
   int (*tile_count)(int inputs, int outputs);
   void (*pack)(const float* from, int inputs, int outputs, void* to);
   void (*wide)(const Run& run);
@@ -62,5 +64,6 @@ const Kernels* kernels_avx512();
 const Kernels* kernels_avx2();
 const Kernels* kernels_portable();
 const TileKernels* kernels_amx();
+const TileKernels* kernels_bf16();
 
 }  // namespace spx

@@ -128,25 +128,14 @@ void add_tiles(const Run& run, const Op& op, int first, int pairs, float* sum) {
 }
 
 void tiled_op(const Run& run, const Op& op) {
-  // The sums end on a tile's border, which the arena has no room for.
+  // What is read raw comes after what is read in pairs. The sums end on a tile's border, which the arena has no room
+  // for.
+  float* sum = run.scratch;
+  const Start start = start_of(run, op);
   Op mine = op;
-  mine.partial_in = mine.partial_out = -1;
-  float* sum = begin_wide(run, mine, run.scratch);
-  if (op.partial_in >= 0) memcpy(sum, row_of(run, op.partial_in), sizeof(float) * LANES * op.outputs);
-
-  // What is read raw comes after what is read in pairs.
-  int32_t raw = op.tap_begin;
-  while (raw < op.tap_end && run.taps[raw].pairs) ++raw;
-  if (raw < op.tap_end) {
-    mine.tap_begin = raw;
-    const int pieces = pieces_of(op.outputs);
-    for (int piece = 0, first = 0; piece < pieces; ++piece) {
-      const int size = piece_size(op.outputs, pieces, piece);
-      add_taps_of_size<1>(size, run, &mine, first, &sum);
-      first += size;
-    }
-  }
-  if (raw > op.tap_begin) {
+  while (mine.tap_begin < op.tap_end && run.taps[mine.tap_begin].pairs) ++mine.tap_begin;
+  add_all_taps<1>(run, &mine, &start, &sum);
+  if (mine.tap_begin > op.tap_begin) {
     const int pairs = run.taps[op.tap_begin].inputs / 2, tiles = tiles_for(op.outputs);
     for (int first = 0; first < tiles;) {
       float* from = sum + first * TILE_ROWS * LANES;

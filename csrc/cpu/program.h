@@ -61,7 +61,8 @@ struct Model {
   void pack_tiles();
 };
 
-// The matrix unit, if this machine has one and lends it; else null.
+// bf16 on the matrix unit, if this machine has one and lends it; else by dot products, where they are faster than fp32;
+// else null.
 const TileKernels* available_tile_kernels();
 
 // Kernels that this machine can run, the fastest first.

@@ -102,6 +102,7 @@ class Machine {
     run.bias = model.bias.data();
     run.latent = latent_.data();
     run.scratch = scratch_.data();
+    run.next = reinterpret_cast<const char*>(model.packed.data());
     return run;
   }
 

@@ -73,6 +73,9 @@ inline Vec reciprocal(Vec x) { return all(1.0f) / x; }
 
 #endif
 
+// Into the second-level cache.
+inline void prefetch(const void* p) { __builtin_prefetch(p, 0, 2); }
+
 // e^x for -87 <= x <= 87, within 1.3e-7 for x <= 0: 2^n 2^f, f in [-1/2, 1/2], 2^f by the polynomial of degree 5 whose
 // largest relative error is least (9e-8) of those that are 1 at 0.
 inline Vec exponential(Vec x) {
@@ -101,15 +104,26 @@ inline void concat_elu(Vec x, Vec* of_x, Vec* of_minus_x) {
   *of_minus_x = maximum(minus, below);
 }
 
-// Both rounded to bf16, a in the low and b in the high half of each 32 bits.
 #if defined(__AVX512BF16__)
+// Both rounded to bf16, a in the low and b in the high half of each 32 bits.
 inline void store_pair(float* p, Vec a, Vec b) {
-  const __m512i low = _mm512_cvtepu16_epi32((__m256i)_mm512_cvtneps_pbh(a));
-  const __m512i high = _mm512_slli_epi32(_mm512_cvtepu16_epi32((__m256i)_mm512_cvtneps_pbh(b)), 16);
-  _mm512_storeu_si512(p, _mm512_or_si512(low, high));
+  alignas(64) static constexpr int16_t order[32] = {0, 16, 1, 17, 2,  18, 3,  19, 4,  20, 5,  21, 6,  22, 7,  23,
+                                                    8, 24, 9, 25, 10, 26, 11, 27, 12, 28, 13, 29, 14, 30, 15, 31};
+  const __m512i side_by_side = (__m512i)_mm512_cvtne2ps_pbh(b, a);
+  _mm512_storeu_si512(p, _mm512_permutexvar_epi16(_mm512_load_si512(order), side_by_side));
 }
+// A pair in every lane. Broadcast as an integer: a float's broadcast would cost an instruction more.
+inline Vec all_pairs(const void* pair) {
+  int32_t bits;
+  memcpy(&bits, pair, sizeof bits);
+  return _mm512_castsi512_ps(_mm512_set1_epi32(bits));
+}
+// sum + a_low b_low + a_high b_high
+inline Vec dot(Vec a, Vec b, Vec sum) { return _mm512_dpbf16_ps(sum, (__m512bh)a, (__m512bh)b); }
 #else
 inline void store_pair(float*, Vec, Vec) {}
+inline Vec all_pairs(const void*) { return all(0.0f); }
+inline Vec dot(Vec, Vec, Vec sum) { return sum; }
 #endif
 
 }  // namespace

@@ -26,16 +26,16 @@ def make(precision: str = "fp32", threads: int | None = None, device: str | None
     """The engine.
 
     Args:
-        precision: "fp32", or "bf16" on a processor with AMX: what depends on the rows above is then computed in bf16.
+        precision: "fp32", or "bf16" on a processor with AMX, or AMD's with AVX512_BF16: what depends on the rows above is then
+            computed in bf16.
         threads: how many; None for one a core.
         device: "cpu" or None.
         isa: "avx512", "avx2" or "portable"; None takes SPX_ISA's, or the fastest one.
     """
     require(precision in ("fp32", "bf16"), "precision", "fp32 or bf16", repr(precision))
     have_bf16 = precision == "fp32" or native.native().have_bf16()
-    require(
-        have_bf16, "precision", "fp32 on this machine", "bf16", "for bf16 the cpp engine needs a processor with AMX"
-    )
+    needs = "for bf16 the cpp engine needs a processor with AMX, or one of AMD's with AVX512_BF16"
+    require(have_bf16, "precision", "fp32 on this machine", "bf16", needs)
     require(device in (None, "cpu"), "device", "cpu for the cpp engine", repr(device))
     require(threads is None or 1 <= threads <= 4096, "threads", "1 to 4096", threads)
     return Cpp(threads, instruction_set(isa), precision)

@@ -112,6 +112,8 @@ class Cpp:
     ) -> np.ndarray:
         """Mixture parameters of every pixel of windows that are known: what a likelihood needs.
 
+        In bf16 row by row, by the programs that draw, so that it is the likelihood of what is drawn: the current row is fp32.
+
         Args:
             weights: the network.
             pixels: float32 [N, m * m, C] in [-1, 1].
@@ -121,5 +123,7 @@ class Cpp:
         Returns:
             float32 [N, m * m, P].
         """
-        engine = self.compiled(weights)
-        return engine.evaluate(2 * weights.config.patch, pixels, conditioning, z, False, self.threads or 0)
+        m, engine = weights.config.patch, self.compiled(weights)
+        programs = [2 * m] if self.precision == "fp32" else range(1, 2 * m, 2)
+        rows = [engine.evaluate(program, pixels, conditioning, z, False, self.threads or 0) for program in programs]
+        return np.concatenate(rows, axis=1)

@@ -154,6 +154,7 @@ class GatedResnet(nn.Module):
         self.nin_aux = WeightNormConv2d(2 * aux, filters) if aux else None
         self.conv_out = conv(2 * filters, 2 * filters, init_scale=0.1)
         self.dropout = nn.Dropout(dropout)
+        self.fused = False  # whether the last line is one Triton kernel (GPU; spxcore.kernels.gated)
 
     def forward(self, x: Tensor, aux: Tensor | None = None, h: Tensor | None = None) -> Tensor:
         """x [B, filters, H, W], aux [B, aux, H, W], h broadcastable to [B, 2 filters, H, W] -> [B, filters, H, W]."""
@@ -161,6 +162,10 @@ class GatedResnet(nn.Module):
         if self.nin_aux is not None:
             y = y + self.nin_aux(concat_elu(aux))
         y = self.conv_out(self.dropout(concat_elu(y)))
+        if self.fused:
+            from .kernels.gated import gate
+
+            return gate(x, y, h)
         if h is not None:
             y = y + h
         a, b = y.chunk(2, dim=1)

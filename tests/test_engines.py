@@ -334,6 +334,7 @@ def test_names():
 def test_auto_is_the_fastest_that_can_run(monkeypatch):
     reasons = dict.fromkeys(engines.NAMES)
     monkeypatch.setattr(engines, "why_not", lambda name: reasons[name])
+    monkeypatch.setattr(engines, "emulated", lambda name: False)
     assert engines.fastest() == engines.NAMES[-1]
     reasons[engines.NAMES[-1]] = "not today"
     assert engines.fastest() == engines.NAMES[-2]

@@ -45,6 +45,7 @@ class Recipe:
         dropout: inside the patch network
         precision: fp32 or bf16 (autocast)
         compile: torch.compile the networks
+        fused: the end of each gated layer as one Triton kernel, on a GPU; not measured yet
         patience: stop after so many epochs without a better validation figure; 0 never
         log_every: steps between points of the curves
         validate_every: steps between validations; 0 never
@@ -80,6 +81,7 @@ class Recipe:
     dropout: float = 0.0
     precision: str = "fp32"
     compile: bool = False
+    fused: bool = False
     patience: int = 0
     log_every: int = 10
     validate_every: int = 500

@@ -22,8 +22,9 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 from tqdm import tqdm
 
+from spxcore.engines import triton
 from spxcore.errors import SpxError, require
-from spxcore.layers import data_dependent_initialisation
+from spxcore.layers import GatedResnet, data_dependent_initialisation
 from spxcore.likelihood import log_prob
 
 from . import data
@@ -153,6 +154,8 @@ class Trainer:
             contrast=recipe.contrast,
             about={"data": recipe.data, "recipe": {k: v for k, v in recipe.to_dict().items() if k != "data_dir"}},
         ).to(self.device)
+        if recipe.fused:
+            self._fuse()
         self._network_given = False
         if recipe.init and not (resume and self._states()):
             self._start_from(recipe.init)
@@ -199,6 +202,16 @@ class Trainer:
             write_atomically(self.run / "recipe.json", lambda p: _write_json(p, self.recipe.to_dict()))
         except OSError as error:
             raise SpxError(f"{self.run}: cannot be written ({error.strerror}); choose another --out") from error
+
+    def _fuse(self) -> None:
+        """Gated layers end with one Triton kernel (`spxcore.kernels.gated`)."""
+        reason = triton.why_not()
+        if reason is None and self.device.type != "cuda" and not triton.interpreted():
+            reason = f"device {self.device.type}"
+        require(reason is None, "fused", "a GPU that Triton can use", reason, "leave --fused out")
+        for layer in self.model.modules():
+            if isinstance(layer, GatedResnet):
+                layer.fused = True
 
     def _start_from(self, checkpoint: str) -> None:
         """Take the weights of a trained model, or those of its VAE alone if its patch network is another one.

@@ -23,9 +23,14 @@ def why_not(name: str) -> str | None:
     return _module(name).why_not()
 
 
+def emulated(name: str) -> bool:
+    """Whether an engine that can run here does so only for tests (Triton's interpreter)."""
+    return getattr(_module(name), "emulated", bool)()
+
+
 def fastest() -> str:
     """Name of the fastest engine that can run here."""
-    return next(name for name in reversed(NAMES) if why_not(name) is None)
+    return next(name for name in reversed(NAMES) if why_not(name) is None and not emulated(name))
 
 
 def get(name: str = "auto", **options) -> Engine:
@@ -46,4 +51,4 @@ def get(name: str = "auto", **options) -> Engine:
     return _module(name).make(**options)
 
 
-__all__ = ["CHOICES", "NAMES", "Engine", "Job", "Weights", "fastest", "get", "why_not"]
+__all__ = ["CHOICES", "NAMES", "Engine", "Job", "Weights", "emulated", "fastest", "get", "why_not"]

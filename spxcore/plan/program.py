@@ -76,6 +76,7 @@ class Program:
         params: int32 [T], arena row where each target's mixture parameters end up.
         rows: arena rows.
         macs: multiply-adds of one window, ahead and in each step.
+        origin: int32 [n, 2], for each op the number of its stage in the plan and the place it computes.
     """
 
     name: str
@@ -88,6 +89,7 @@ class Program:
     params: np.ndarray
     rows: int
     macs: tuple[int, ...]
+    origin: np.ndarray
 
 
 def tables(plan: Plan) -> Tables:
@@ -166,10 +168,18 @@ def _steps(plan: Plan, depends: dict[str, np.ndarray], targets: list[int], row: 
 
 
 class _Lowering:
-    """One program in the making."""
+    """One program in the making. Every place starts at a multiple of `align` rows."""
 
-    def __init__(self, plan: Plan, shared: Tables, targets: list[int], row: int | None, depends: dict[str, np.ndarray]):
-        self.plan, self.shared, self.targets = plan, shared, targets
+    def __init__(
+        self,
+        plan: Plan,
+        shared: Tables,
+        targets: list[int],
+        row: int | None,
+        depends: dict[str, np.ndarray],
+        align: int = 1,
+    ):
+        self.plan, self.shared, self.targets, self.align = plan, shared, targets, align
         self.steps = _steps(plan, depends, targets, row)
         self.count = 0 if row is None else len(targets)
         stages = (stage.keep(self.steps[stage.output][stage.places] > -2) for stage in plan.stages)
@@ -178,9 +188,17 @@ class _Lowering:
         self.rows = _place_buffers(list(self.buffers.values()))
         self.address_of = self.addresses()
 
+    def numbers(self, value: str, form: str) -> int:
+        """Numbers of one place."""
+        return self.plan.values[value].channels * (1 if form == "raw" else 2)
+
+    def aligned(self, numbers: int) -> int:
+        """Arena rows that so many numbers of a place take."""
+        return -(-numbers // self.align) * self.align
+
     def width(self, value: str, form: str) -> int:
         """Arena rows of one place."""
-        return self.plan.values[value].channels * (1 if form == "raw" else 2)
+        return self.aligned(self.numbers(value, form))
 
     def allocate(self) -> dict[tuple[str, str, bool], _Buffer]:
         """Every buffer with its life; stage numbers are the clock, and the steps come after the last one.
@@ -208,7 +226,9 @@ class _Lowering:
         for number, stage in enumerate(self.stages):
             late = self.steps[stage.output][stage.places] >= 0
             if late.any():
-                buffers[stage.name, "partial", True] = _Buffer(int(late.sum()) * stage.outputs, number, end)
+                buffers[stage.name, "partial", True] = _Buffer(
+                    int(late.sum()) * self.aligned(stage.outputs), number, end
+                )
             for index, source in enumerate(stage.sources):
                 read(source.value, source.form, stage.taps[stage.taps[:, SOURCE] == index, PLACE], number)
             if stage.residual is not None:
@@ -240,7 +260,7 @@ class _Lowering:
         for index, source in enumerate(stage.sources):
             mine = np.flatnonzero(taps[:, SOURCE] == index)
             form, places = "raw" if source.form == "raw" else "act", taps[mine, PLACE]
-            inputs = self.width(source.value, form)
+            inputs = self.numbers(source.value, form)
             result[mine, 0] = self.address(source.value, form, places)
             result[mine, 1] = starts[index] + taps[mine, BLOCK] * inputs * stage.outputs
             result[mine, 2] = inputs
@@ -249,7 +269,7 @@ class _Lowering:
         return result, steps
 
     def emit(self, stage: Stage, taps: np.ndarray, tap_step: np.ndarray, step: int, begin: int):
-        """Ops and taps of a stage in the ahead part (-1) or in a step; `begin` taps come before.
+        """Ops, taps and places of a stage in the ahead part (-1) or in a step; `begin` taps come before.
 
         taps, tap_step: of `taps_of`.
         """
@@ -276,7 +296,7 @@ class _Lowering:
         ops[:, column["outputs"]] = stage.outputs
         partial = self.buffers.get((stage.name, "partial", True))
         if partial is not None:
-            at = partial.first + (np.cumsum(row_step >= 0) - 1)[rows] * stage.outputs
+            at = partial.first + (np.cumsum(row_step >= 0) - 1)[rows] * self.aligned(stage.outputs)
             late = row_step[rows] >= 0
             ops[late, column["partial_out" if step < 0 else "partial_in"]] = at[late]
         if stage.residual is not None:
@@ -289,11 +309,12 @@ class _Lowering:
         counts = np.bincount(tap_row, minlength=len(stage.places))[rows]
         ends = begin + np.cumsum(counts)
         ops[:, column["tap_begin"]], ops[:, column["tap_end"]] = ends - counts, ends
-        return ops, taps
+        return ops, taps, places
 
     def run(self, name: str) -> Program:
         """The program."""
-        ops, taps, begins, macs, tap_count = [], [], [0], [], 0
+        ops, taps, origin, begins, macs, tap_count = [], [], [], [0], [], 0
+        number_of = {stage.name: number for number, stage in enumerate(self.plan.stages)}
         taps_of = [self.taps_of(stage) for stage in self.stages]
         in_steps = [set(self.steps[stage.output][stage.places].tolist()) for stage in self.stages]
         for step in range(-1, self.count):
@@ -301,8 +322,9 @@ class _Lowering:
             for number, stage in enumerate(self.stages):
                 if step >= 0 and step not in in_steps[number]:
                     continue
-                stage_ops, stage_taps = self.emit(stage, *taps_of[number], step, tap_count)
+                stage_ops, stage_taps, places = self.emit(stage, *taps_of[number], step, tap_count)
                 ops.append(stage_ops)
+                origin.append(np.stack([np.full(len(places), number_of[stage.name]), places], axis=1))
                 taps.append(stage_taps)
                 tap_count += len(stage_taps)
                 macs[-1] += int(stage_taps[:, 2].sum()) * stage.outputs
@@ -324,21 +346,23 @@ class _Lowering:
             self.address(self.plan.output, "raw", np.array(self.targets)).astype(np.int32),
             self.rows,
             tuple(macs),
+            np.concatenate(origin).astype(np.int32),
         )
 
 
-def window_programs(plan: Plan, shared: Tables) -> list[Program]:
+def window_programs(plan: Plan, shared: Tables, align: int = 1) -> list[Program]:
     """The 2 m programs that draw an image: entry 2 i + left is for pixels in row i of their window.
 
     left = 0: the window's last column only (windows away from the left edge). left = 1: all m columns (the first window of
-    a row, which its first m pixels share). i = m - 1 in the interior; i < m - 1 along the top edge.
+    a row, which its first m pixels share). i = m - 1 in the interior; i < m - 1 along the top edge. Every place starts at a
+    multiple of `align` rows of the arena.
     """
     m, depends = plan.patch, plan.dependencies()
     programs = []
     for i in range(m):
         inner, left = [i * m + m - 1], [i * m + c for c in range(m)]
-        programs.append(_Lowering(plan, shared, inner, i, depends).run(f"row {i}, last column"))
-        programs.append(_Lowering(plan, shared, left, i, depends).run(f"row {i}, all columns"))
+        programs.append(_Lowering(plan, shared, inner, i, depends, align).run(f"row {i}, last column"))
+        programs.append(_Lowering(plan, shared, left, i, depends, align).run(f"row {i}, all columns"))
     return programs
 
 

@@ -4,6 +4,7 @@
 #include "arguments.h"
 #include "cpu/bindings.h"
 #include "cpu_features.h"
+#include "cuda/emulation_bindings.h"
 #include "draw.h"
 
 namespace py = pybind11;
@@ -81,6 +82,7 @@ PYBIND11_MODULE(_native, m) {
 spxcore.rng.philox4x32's native twin. Raises ValueError for a wrong shape, dtype or range.)");
   spx::define_draw(m, &draw);
   spx::define_cpu_engine(m);
+  spx::define_cuda_emulation(m);
   m.def("cpu_features", &cpu_features,
         "Which instruction sets both the processor and the operating system support: name -> bool.");
   m.def("build_info", &build_info, "version, compiler and flags this module was built with.");

@@ -3,6 +3,8 @@
 #include <pybind11/pybind11.h>
 
 #include "arguments.h"
+#include "cuda/device.h"
+#include "cuda/engine_bindings.h"
 #include "cuda/host.h"
 
 namespace py = pybind11;
@@ -39,5 +41,7 @@ PYBIND11_MODULE(_cuda, m) {
   m.def("device_count", &spx::cuda::device_count, "How many GPUs there are; 0 without a driver.");
   m.def("device_name", &spx::cuda::device_name, py::arg("device"), "The name of GPU number `device`.");
   spx::define_draw(m, &draw);
+  py::register_local_exception<spx::cuda::DoesNotFit>(m, "DoesNotFit", PyExc_MemoryError);
+  spx::cuda::define_engine<spx::cuda::Device>(m, "Engine", "A compiled network on a GPU; see spxcore.engines.cuda.");
   m.def("build_info", &build_info, "version, compiler, flags and architectures this module was built with.");
 }

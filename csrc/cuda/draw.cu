@@ -1,44 +1,10 @@
 #include "cuda/host.h"
 
-#include <cuda_runtime.h>
-
-#include <stdexcept>
-
+#include "cuda/memory.h"
 #include "draw.h"
 
 namespace spx::cuda {
 namespace {
-
-void check(cudaError_t status, const char* what) {
-  if (status == cudaSuccess) return;
-  cudaGetLastError();  // or the next call would report this error once more
-  throw std::runtime_error(std::string("CUDA: ") + what + ": " + cudaGetErrorString(status) + " (" +
-                           cudaGetErrorName(status) + ")");
-}
-
-// Device memory of `count` T, freed with the object.
-template <typename T>
-class DeviceArray {
- public:
-  explicit DeviceArray(size_t count) : bytes_(count * sizeof(T)) {
-    check(cudaMalloc(&data_, bytes_), "allocating device memory");
-  }
-  DeviceArray(const T* host, size_t count) : DeviceArray(count) {
-    check(cudaMemcpy(data_, host, bytes_, cudaMemcpyHostToDevice), "copying to the device");
-  }
-  ~DeviceArray() { cudaFree(data_); }
-  DeviceArray(const DeviceArray&) = delete;
-  DeviceArray& operator=(const DeviceArray&) = delete;
-
-  void copy_to(T* host) const {
-    check(cudaMemcpy(host, data_, bytes_, cudaMemcpyDeviceToHost), "copying from the device");
-  }
-  T* data() const { return data_; }
-
- private:
-  T* data_ = nullptr;
-  size_t bytes_;
-};
 
 // One thread a pixel. Shapes as in draw() of the header.
 __global__ void draw_kernel(const float* params, const uint32_t* rows, const uint32_t* columns, const uint32_t* images,

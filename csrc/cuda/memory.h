@@ -1,0 +1,45 @@
+// CUDA's errors as exceptions, and memory that is freed with its owner.
+#pragma once
+
+#include <cuda_runtime.h>
+
+#include <stdexcept>
+#include <string>
+#include <vector>
+
+namespace spx::cuda {
+
+inline void check(cudaError_t status, const char* what) {
+  if (status == cudaSuccess) return;
+  cudaGetLastError();  // or the next call would report this error once more
+  throw std::runtime_error(std::string("CUDA: ") + what + ": " + cudaGetErrorString(status) + " (" +
+                           cudaGetErrorName(status) + ")");
+}
+
+// Device memory of `count` T, freed with the object.
+template <typename T>
+class DeviceArray {
+ public:
+  explicit DeviceArray(size_t count) : bytes_(count * sizeof(T)) {
+    check(cudaMalloc(&data_, bytes_), "allocating device memory");
+  }
+  DeviceArray(const T* host, size_t count) : DeviceArray(count) {
+    check(cudaMemcpy(data_, host, bytes_, cudaMemcpyHostToDevice), "copying to the device");
+  }
+  explicit DeviceArray(const std::vector<T>& host) : DeviceArray(host.data(), host.size()) {}
+  ~DeviceArray() { cudaFree(data_); }
+  DeviceArray(const DeviceArray&) = delete;
+  DeviceArray& operator=(const DeviceArray&) = delete;
+
+  void clear() { check(cudaMemset(data_, 0, bytes_), "clearing device memory"); }
+  void copy_to(T* host) const {
+    check(cudaMemcpy(host, data_, bytes_, cudaMemcpyDeviceToHost), "copying from the device");
+  }
+  T* data() const { return data_; }
+
+ private:
+  T* data_ = nullptr;
+  size_t bytes_;
+};
+
+}  // namespace spx::cuda

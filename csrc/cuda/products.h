@@ -1,0 +1,260 @@
+// A part of a program for some windows: one product after the other, by all warps of a block.
+#pragma once
+
+#include "cuda/spmd.h"
+#include "cuda/tables.h"
+
+namespace spx::cuda {
+
+// Windows that a block runs side by side.
+struct Windows {
+  float* arena;  // [count][stride]
+  int stride;    // words
+  int count;
+  const float* latent;  // U z [L] of the first window; those of the next are latent_stride further
+  int64_t latent_stride;
+};
+
+// concat_elu (Shang et al. 2016) of y: elu(y) and elu(-y), with one exponential.
+SPX_DEVICE void concat_elu(float y, float* of_y, float* of_minus_y) {
+  const float tail = expf(-fabsf(y)) - 1.0f;
+  *of_y = y > 0.0f ? y : tail;
+  *of_minus_y = y > 0.0f ? tail : -y;
+}
+
+SPX_DEVICE float sigmoid(float x) { return 1.0f / (1.0f + expf(-x)); }
+
+// An fp32 number as (high, low) in one word of two bf16: 16 bits of mantissa in all.
+SPX_DEVICE uint32_t split_bf16(float x) {
+  const float high = float_of(pack_bf16(x, 0.0f) << 16);
+  return pack_bf16(high, x - high);
+}
+
+// The result of number c of a place, in the forms that are read.
+template <Precision P>
+SPX_DEVICE void store_result(float* arena, const Row& row, int c, float y) {
+  if (row.raw >= 0) arena[row.raw + c] = y;
+  if (row.act < 0) return;
+  float of_y, of_minus_y;
+  concat_elu(y, &of_y, &of_minus_y);
+  if constexpr (P == Precision::bf16) {
+    arena[row.act + c] = float_of(pack_bf16(of_y, of_minus_y));
+  } else {
+    const bool round = P == Precision::tf32;
+    arena[row.act + 2 * c] = round ? float_of(to_tf32(of_y)) : of_y;
+    arena[row.act + 2 * c + 1] = round ? float_of(to_tf32(of_minus_y)) : of_minus_y;
+  }
+}
+
+// What a tile of a pass stands on: rows first_row ... of places x windows, columns first_column ... of the outputs.
+struct Tile {
+  int first_row, first_column;
+};
+
+// The window and the place of a row of a pass; rows of a window stand together.
+struct RowOf {
+  int window, place;
+  bool there;
+};
+SPX_DEVICE RowOf row_of(const Pass& pass, const Windows& windows, int row) {
+  const int window = row / pass.rows;
+  return {window, row - window * pass.rows, window < windows.count};
+}
+
+// One chunk of a tile's inputs: where they are, and in the tensor cores' precisions their weights.
+template <int MT, int NT>
+struct Inputs {
+  int32_t kind;
+  int32_t source[2 * MT][LOCAL_LANES];  // words of rows g, g + 8, ... of the windows' arenas, -1 for zeros
+  Four weights[NT][LOCAL_LANES];
+};
+
+// MT x NT products of [16][inputs] [inputs][8] by one warp. Lane 4 g + t sums columns 2 t and 2 t + 1 of rows g and g +
+// 8 of each, as the tensor cores do. DEPTH chunks are being loaded while one is multiplied: the cache is hundreds of
+// cycles away.
+template <Precision P, int MT, int NT, int DEPTH>
+SPX_DEVICE void tile(const Block& block, const Network& net, const Pass& pass, const Windows& windows, Tile at) {
+  const int tiles = (pass.columns + TILE_COLUMNS - 1) / TILE_COLUMNS, first_tile = at.first_column / TILE_COLUMNS;
+  block.converge();
+
+  int32_t place[2 * MT][LOCAL_LANES], offset[2 * MT][LOCAL_LANES];  // of the rows; place -1: there is none
+  for (int l = 0; l < LOCAL_LANES; ++l) {
+    SPX_UNROLL for (int i = 0; i < 2 * MT; ++i) {
+      const RowOf r = row_of(pass, windows, at.first_row + 8 * i + block.lane(l) / 4);
+      place[i][l] = r.there ? r.place : -1;
+      offset[i][l] = r.there ? r.window * windows.stride : 0;
+    }
+  }
+  const auto load = [&](int q, Inputs<MT, NT>& to) {
+    to.kind = load_index(net.kinds + pass.kinds + q);
+    for (int l = 0; l < LOCAL_LANES; ++l) {
+      SPX_UNROLL for (int i = 0; i < 2 * MT; ++i) {
+        const int32_t* sources = net.sources + pass.sources + q * pass.rows;
+        to.source[i][l] = place[i][l] < 0 ? -1 : load_index(sources + place[i][l]);
+      }
+      if constexpr (P != Precision::fp32) {
+        SPX_UNROLL for (int j = 0; j < NT; ++j) {
+          const int number = first_tile + j < tiles ? first_tile + j : tiles - 1;
+          to.weights[j][l] =
+              load_four(net.weights + pass.weights + (q * tiles + number) * TILE_WORDS + 4 * block.lane(l));
+        }
+      }
+    }
+  };
+  Inputs<MT, NT> inputs[DEPTH];
+  SPX_UNROLL for (int d = 0; d < DEPTH; ++d) {
+    if (d < pass.chunks) load(d, inputs[d]);
+  }
+
+  // What the sums start from.
+  float acc[MT][NT][4][LOCAL_LANES];
+  for (int l = 0; l < LOCAL_LANES; ++l) {
+    const int t = block.lane(l) % 4;
+    SPX_UNROLL for (int i = 0; i < 2 * MT; ++i) {
+      const bool there = place[i][l] >= 0;
+      const Row& row = net.rows[pass.row + (there ? place[i][l] : 0)];
+      const float* arena = windows.arena + offset[i][l];
+      const float* latent =
+          windows.latent + (offset[i][l] > 0 ? offset[i][l] / windows.stride * windows.latent_stride : 0);
+      SPX_UNROLL for (int j = 0; j < 2 * NT; ++j) {
+        const int column = at.first_column + TILE_COLUMNS * (j / 2) + 2 * t + j % 2;
+        float start = 0.0f;
+        if (there && column < pass.columns) {
+          if (row.partial_in >= 0) {
+            start = arena[row.partial_in + column];
+          } else {
+            start = net.bias[row.bias + column];
+            if (row.latent >= 0) start += latent[row.latent + column];
+          }
+        }
+        acc[i / 2][j / 2][i % 2 * 2 + j % 2][l] = start;
+      }
+    }
+  }
+
+  // The sum over the inputs.
+  for (int begin = 0; begin < pass.chunks; begin += DEPTH) {
+    SPX_UNROLL for (int d = 0; d < DEPTH; ++d) {
+      const int q = begin + d;
+      if (q < pass.chunks) {
+        const Inputs<MT, NT>& now = inputs[d];
+        const int words = now.kind & ~RAW;
+        const bool raw = now.kind & RAW;
+        if constexpr (P == Precision::fp32) {
+          const uint32_t* weights = net.weights + pass.weights + q * tiles * TILE_WORDS;
+          for (int l = 0; l < LOCAL_LANES; ++l) {
+            for (int k = 0; k < words; ++k) {
+              float x[2 * MT];
+              SPX_UNROLL for (int i = 0; i < 2 * MT; ++i) {
+                x[i] = now.source[i][l] < 0 ? 0.0f : windows.arena[offset[i][l] + now.source[i][l] + k];
+              }
+              SPX_UNROLL for (int j = 0; j < 2 * NT; ++j) {
+                if (first_tile + j / 2 >= tiles) continue;
+                const uint32_t* of_tile = weights + (first_tile + j / 2) * TILE_WORDS + k * TILE_COLUMNS;
+                const float w = load_weight(of_tile + block.lane(l) % 4 * 2 + j % 2);
+                SPX_UNROLL for (int i = 0; i < 2 * MT; ++i) {
+                  float& sum = acc[i / 2][j / 2][i % 2 * 2 + j % 2][l];
+                  sum = fmaf(x[i], w, sum);
+                }
+              }
+            }
+          }
+        } else {
+          SPX_UNROLL for (int half = 0; half < 2; ++half) {
+            if (8 * half >= words) continue;
+            uint32_t a[MT][4][LOCAL_LANES], rest[MT][4][LOCAL_LANES];
+            for (int l = 0; l < LOCAL_LANES; ++l) {
+              SPX_UNROLL for (int i = 0; i < 4 * MT; ++i) {
+                const int k = 8 * half + i % 4 / 2 * 4 + block.lane(l) % 4, which = i / 4 * 2 + i % 2;
+                const int32_t source = now.source[which][l];
+                const float x = source < 0 || k >= words ? 0.0f : windows.arena[offset[which][l] + source + k];
+                uint32_t& word = a[i / 4][i % 4][l];
+                word = bits_of(x);
+                if (raw) {
+                  word = P == Precision::bf16 ? split_bf16(x) : to_tf32(x);
+                  if constexpr (P == Precision::tf32) rest[i / 4][i % 4][l] = to_tf32(x - float_of(word));
+                }
+              }
+            }
+            SPX_UNROLL for (int j = 0; j < NT; ++j) {
+              uint32_t b[2][LOCAL_LANES];
+              for (int l = 0; l < LOCAL_LANES; ++l) {
+                b[0][l] = now.weights[j][l].at[2 * half], b[1][l] = now.weights[j][l].at[2 * half + 1];
+              }
+              SPX_UNROLL for (int i = 0; i < MT; ++i) {
+                multiply<P == Precision::bf16>(acc[i][j], a[i], b);
+                if constexpr (P == Precision::tf32) {
+                  if (raw) multiply<false>(acc[i][j], rest[i], b);
+                }
+              }
+            }
+          }
+        }
+        if (q + DEPTH < pass.chunks) load(q + DEPTH, inputs[d]);
+      }
+    }
+  }
+
+  // The gate, and the result in the forms that are read.
+  for (int l = 0; l < LOCAL_LANES; ++l) {
+    const int t = block.lane(l) % 4;
+    SPX_UNROLL for (int i = 0; i < 2 * MT; ++i) {
+      if (place[i][l] < 0) continue;
+      const Row& row = net.rows[pass.row + place[i][l]];
+      float* arena = windows.arena + offset[i][l];
+      SPX_UNROLL for (int j = 0; j < NT; ++j) {
+        const int column = at.first_column + TILE_COLUMNS * j + 2 * t;
+        const float first = acc[i / 2][j][i % 2 * 2][l], second = acc[i / 2][j][i % 2 * 2 + 1][l];
+        if (column >= pass.columns) continue;
+        const bool both = column + 1 < pass.columns;
+        if (row.partial_out >= 0) {
+          arena[row.partial_out + column] = first;
+          if (both) arena[row.partial_out + column + 1] = second;
+        } else if (pass.gated) {
+          const int c = column / 2;
+          store_result<P>(arena, row, c, fmaf(first, sigmoid(second), arena[row.residual + c]));
+        } else {
+          store_result<P>(arena, row, column, first);
+          if (both) store_result<P>(arena, row, column + 1, second);
+        }
+      }
+    }
+  }
+}
+
+// All passes of a part. Before it is called, and before its results are read, the block has to meet at its barrier: the
+// first pass of a part begins with one. The network and the windows are copied into registers: no store can change
+// them.
+template <Precision P>
+SPX_DEVICE_CALL void run_part(const Block& block, const Network& network, int part, const Windows& given) {
+  const Network net = network;
+  const Windows windows = given;
+  const int warps = block.warps();
+  int turn = 0;  // the warp that takes the next tile, so that small passes go to different warps
+  const int end = net.parts[part + 1];
+  Pass next = net.passes[net.parts[part]];
+  for (int number = net.parts[part]; number < end; ++number) {
+    const Pass pass = next;
+    if (number + 1 < end) next = net.passes[number + 1];
+    if (pass.sync) block.sync(), turn = 0;
+    const int rows = pass.rows * windows.count;
+    const int across = (pass.columns + TILE_COLUMNS - 1) / TILE_COLUMNS, down = (rows + TILE_ROWS - 1) / TILE_ROWS;
+    const int pairs_across = (across + 1) / 2, pairs_down = (down + 1) / 2;
+    // Two by two tiles read their inputs and weights half as often, if there are enough of them for all warps.
+    const bool large = pairs_across * pairs_down >= warps;
+    const int tiles = large ? pairs_across * pairs_down : across * down;
+    int mine = block.warp() - turn;
+    for (mine += mine < 0 ? warps : 0; mine < tiles; mine += warps) {
+      if (large) {
+        const int i = mine / pairs_across, j = mine - i * pairs_across;
+        tile<P, 2, 2, 2>(block, net, pass, windows, {2 * TILE_ROWS * i, 2 * TILE_COLUMNS * j});
+      } else {
+        const int i = mine / across, j = mine - i * across;
+        tile<P, 1, 1, 4>(block, net, pass, windows, {TILE_ROWS * i, TILE_COLUMNS * j});
+      }
+    }
+    turn = (turn + tiles) % warps;
+  }
+}
+
+}  // namespace spx::cuda

@@ -30,13 +30,13 @@ NETWORKS = {
     "4x4 of 25 filters": {"patch": 4, "filters": 25, "mixtures": 10, **SPATIAL},
 }
 
-# Largest difference from the plan in float64, as a share of the largest parameter. Measured in the host build: fp32 1e-7 to 1e-6,
-# tf32 3e-4 to 1e-3, bf16 3e-3 to 1e-2.
-TOLERANCE = {"fp32": 1e-5, "tf32": 4e-3, "bf16": 4e-2}
+# Largest difference from the plan in float64, as a share of the largest parameter. Measured in the host build: fp32 4e-7, tf32 6e-4,
+# bf16 7e-3.
+TOLERANCE = {"fp32": 5e-6, "tf32": 3e-3, "bf16": 3e-2}
 
 
 ON = [
-    pytest.param(cuda.emulated, marks=needs_native, id="host build"),
+    pytest.param(cuda.host_build, marks=needs_native, id="host build"),
     pytest.param(lambda precision="fp32", **_: cuda.make(precision), marks=needs_gpu, id="gpu"),
 ]
 
@@ -92,9 +92,9 @@ def test_blocks_warps_and_windows_give_the_same_bits(spatial):
     _, inputs, z = windows(spatial.config, batch=7)
     conditioning = [inputs[name] for name in plan.inputs if name != "x"]
     for precision in PRECISIONS:
-        one = cuda.emulated(precision, 1, 1, 1).window_params(spatial, 14, inputs["x"], conditioning, z)
+        one = cuda.host_build(precision, 1, 1, 1).window_params(spatial, 14, inputs["x"], conditioning, z)
         for options in ((2, 1, 3), (1, 5, 7), (3, 2, 2)):
-            many = cuda.emulated(precision, *options).window_params(spatial, 14, inputs["x"], conditioning, z)
+            many = cuda.host_build(precision, *options).window_params(spatial, 14, inputs["x"], conditioning, z)
             np.testing.assert_array_equal(many, one)
 
 
@@ -157,9 +157,9 @@ def test_free_running_it_draws_what_the_reference_draws(fields, height, width, i
 def test_the_same_pixels_for_any_grid(spatial, height, width, images):
     """Fewer blocks than rows, more blocks than rows, one warp or several, windows beyond the row's end."""
     task = job(spatial.config, height, width, images)
-    one = sample_with(cuda.emulated(blocks=1, warps=1, windows=1), spatial, task)
+    one = sample_with(cuda.host_build(blocks=1, warps=1, windows=1), spatial, task)
     for options in ((2, 1, 2), (5, 2, 3), (25, 1, 8)):
-        np.testing.assert_array_equal(cuda.emulated("fp32", *options).sample(spatial, task), one)
+        np.testing.assert_array_equal(cuda.host_build("fp32", *options).sample(spatial, task), one)
 
 
 @pytest.mark.parametrize("on", ON)
@@ -183,7 +183,7 @@ def test_temperature_and_map(spatial, map, on):
 @needs_native
 def test_the_comparison_sees_a_wrong_pixel(spatial):
     task = job(spatial.config, 12, 12)
-    image = cuda.emulated().sample(spatial, task)
+    image = cuda.host_build().sample(spatial, task)
     wrong = image.copy()
     wrong[0, 9, 9] += 128
     assert first_difference(spatial, task, image, image.copy()) is None
@@ -227,7 +227,7 @@ def test_other_python_threads_run_meanwhile(spatial):
 
     thread = threading.Thread(target=count)
     thread.start()
-    cuda.emulated().sample(spatial, job(spatial.config, 20, 20))
+    cuda.host_build().sample(spatial, job(spatial.config, 20, 20))
     over.set()
     thread.join()
     assert turns[0] >= 2

@@ -40,6 +40,8 @@ PYBIND11_MODULE(_cuda, m) {
   m.doc() = "spx on NVIDIA GPUs. Every CUDA failure is a RuntimeError with CUDA's own message.";
   m.def("device_count", &spx::cuda::device_count, "How many GPUs there are; 0 without a driver.");
   m.def("device_name", &spx::cuda::device_name, py::arg("device"), "The name of GPU number `device`.");
+  m.def("compute_capability", &spx::cuda::compute_capability, py::arg("device"),
+        "80 for an A100, 90 for an H100 or H200.");
   spx::define_draw(m, &draw);
   py::register_local_exception<spx::cuda::DoesNotFit>(m, "DoesNotFit", PyExc_MemoryError);
   spx::cuda::define_engine<spx::cuda::Device>(m, "Engine", "A compiled network on a GPU; see spxcore.engines.cuda.");

@@ -11,7 +11,7 @@ namespace spx::cuda {
 namespace {
 
 // Of a block: few warps with many registers, so that each has enough loads in flight; one block on each multiprocessor.
-constexpr int THREADS = 256;
+constexpr int MOST_THREADS = 256;
 // Windows run ahead are at most this many: more of them wait longer for the row above.
 constexpr int MOST_WINDOWS = 8;
 
@@ -31,7 +31,7 @@ __device__ Windows windows_of(const Memory& memory, char* shared) {
 }
 
 template <Precision P>
-__global__ void __launch_bounds__(THREADS, 1)
+__global__ void __launch_bounds__(MOST_THREADS, 1)
     sample_kernel(const __grid_constant__ Network net, const __grid_constant__ Job job,
                   const __grid_constant__ Shared shared, const __grid_constant__ Memory memory) {
   extern __shared__ __align__(128) char own[];
@@ -42,7 +42,7 @@ __global__ void __launch_bounds__(THREADS, 1)
 }
 
 template <Precision P>
-__global__ void __launch_bounds__(THREADS, 1)
+__global__ void __launch_bounds__(MOST_THREADS, 1)
     evaluate_kernel(const __grid_constant__ Network net, const __grid_constant__ Known known,
                     const __grid_constant__ Memory memory) {
   extern __shared__ __align__(128) char own[];
@@ -164,35 +164,38 @@ struct Device::State {
     const auto room = static_cast<size_t>(attribute(cudaDevAttrMaxSharedMemoryPerBlockOptin, options.device));
     const int fitting = room > fixed ? static_cast<int>(std::min<size_t>((room - fixed) / arena, MOST_WINDOWS)) : 0;
     if (options.windows == 0) options.windows = std::max(1, std::min(fitting, tables.patch));
-    if (options.blocks == 0) options.blocks = attribute(cudaDevAttrMultiProcessorCount, options.device);
-    options.warps = THREADS / 32;
+    if (options.warps == 0 || options.warps > MOST_THREADS / 32) options.warps = MOST_THREADS / 32;
     memory = {nullptr, static_cast<int32_t>(fixed), options.windows, tables.words};
-    shared_bytes = fixed + options.windows * arena;
-    if (options.windows > fitting) {
-      shared_bytes = fixed;
-      // Arenas in global memory are no slower than the second-level cache as long as they stay in it, with the weights.
-      const size_t arenas = arena * options.windows * options.blocks;
-      const auto cache = static_cast<size_t>(attribute(cudaDevAttrL2CacheSize, options.device));
-      if (arenas + arrays.bytes() > cache) {
-        throw DoesNotFit("the network's windows take " + std::to_string(arena >> 10) + " KB each and its weights " +
-                         std::to_string(arrays.bytes() >> 20) + " MB, more than fits into the " +
-                         std::to_string(room >> 10) + " KB of a block or the " + std::to_string(cache >> 20) +
-                         " MB cache of this GPU");
-      }
-      memory.global = arrays.zeros<float>(arenas / sizeof(float));
+    const bool fits = options.windows <= fitting;
+    shared_bytes = fixed + (fits ? options.windows * arena : 0);
+    const int resident = std::min(prepare(reinterpret_cast<const void*>(kernels.sample)),
+                                  prepare(reinterpret_cast<const void*>(kernels.evaluate)));
+    if (resident < 1) throw DoesNotFit("no block of " + std::to_string(threads()) + " threads is resident on this GPU");
+    if (options.blocks == 0) options.blocks = resident * attribute(cudaDevAttrMultiProcessorCount, options.device);
+    if (fits) return;
+    // Arenas in global memory will do as long as the second-level cache holds most of what is in use of them and the
+    // weights.
+    const size_t arenas = arena * options.windows * options.blocks;
+    const auto cache = static_cast<size_t>(attribute(cudaDevAttrL2CacheSize, options.device));
+    if (arenas + arrays.bytes() > 2 * cache) {
+      throw DoesNotFit("a window of the network takes " + std::to_string(arena >> 10) + " KB and its weights " +
+                       std::to_string(arrays.bytes() >> 20) + " MB, more than the " + std::to_string(room >> 10) +
+                       " KB of a block's memory, and with all blocks' windows more than twice the " +
+                       std::to_string(cache >> 20) + " MB of this GPU's cache");
     }
-    prepare(reinterpret_cast<const void*>(kernels.sample));
-    prepare(reinterpret_cast<const void*>(kernels.evaluate));
+    memory.global = arrays.zeros<float>(arenas / sizeof(float));
   }
 
-  // Gives a kernel its shared memory, and sees that a block of it can run.
-  void prepare(const void* kernel) const {
+  int threads() const { return 32 * options.warps; }
+
+  // Gives a kernel its shared memory; returns how many blocks of it run on a multiprocessor at once.
+  int prepare(const void* kernel) const {
     check(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, static_cast<int>(shared_bytes)),
           "asking for shared memory");
     int resident = 0;
-    check(cudaOccupancyMaxActiveBlocksPerMultiprocessor(&resident, kernel, THREADS, shared_bytes),
+    check(cudaOccupancyMaxActiveBlocksPerMultiprocessor(&resident, kernel, threads(), shared_bytes),
           "asking how many blocks are resident");
-    if (resident < 1) throw DoesNotFit("no block of " + std::to_string(THREADS) + " threads is resident on this GPU");
+    return resident;
   }
 };
 
@@ -222,7 +225,7 @@ void Device::sample(const Job& job, const Report& report) const {
                       drawn.device()};
   const Stream stream;
   check(cudaDeviceSynchronize(), "preparing the job");  // what was cleared and copied above is there
-  s.kernels.sample<<<s.options.blocks, THREADS, s.shared_bytes, stream.get()>>>(s.net, there, shared, s.memory);
+  s.kernels.sample<<<s.options.blocks, s.threads(), s.shared_bytes, stream.get()>>>(s.net, there, shared, s.memory);
   check(cudaGetLastError(), "launching the sampler");
 
   int64_t reported = 0;
@@ -264,7 +267,7 @@ void Device::evaluate(const Known& known) const {
   there.params = arrays.zeros<float>(params);
   const Stream stream;
   check(cudaDeviceSynchronize(), "preparing the windows");
-  s.kernels.evaluate<<<s.options.blocks, THREADS, s.shared_bytes, stream.get()>>>(s.net, there, s.memory);
+  s.kernels.evaluate<<<s.options.blocks, s.threads(), s.shared_bytes, stream.get()>>>(s.net, there, s.memory);
   check(cudaGetLastError(), "launching the windows");
   check(cudaStreamSynchronize(stream.get()), "running the windows");
   check(cudaMemcpy(known.params, there.params, params * sizeof(float), cudaMemcpyDeviceToHost),

@@ -38,6 +38,12 @@ std::string device_name(int device) {
   return properties.name;
 }
 
+int compute_capability(int device) {
+  cudaDeviceProp properties;
+  check(cudaGetDeviceProperties(&properties, device), "asking for a device's properties");
+  return 10 * properties.major + properties.minor;
+}
+
 void draw(const float* params, const uint32_t* rows, const uint32_t* columns, const uint32_t* images, int64_t pixels,
           int channels, int components, uint64_t seed, float temperature, bool map, uint8_t* levels) {
   if (pixels == 0) return;  // CUDA refuses a grid of no blocks

@@ -14,10 +14,18 @@ from ..coords import axis, scale
 from ..errors import SpxError, require
 from .base import Job, Weights
 
+# Ampere's: the first with bf16 and tf32 tensor cores.
+LEAST_CAPABILITY = 80
+
 
 def why_not() -> str | None:
     """Why it cannot run here; None if it can."""
-    return native.why_no_cuda() or None
+    if not native.have_cuda():
+        return native.why_no_cuda()
+    capability = native.cuda().compute_capability(0)
+    if capability < LEAST_CAPABILITY:
+        return f"its kernels need a GPU of compute capability 8.0 or more, this one has {capability / 10}"
+    return None
 
 
 def make(precision: str = "fp32", threads: int | None = None, device: str | None = None) -> Cuda:
@@ -38,7 +46,7 @@ def make(precision: str = "fp32", threads: int | None = None, device: str | None
     return Cuda(native.cuda().Engine, precision, device=number)
 
 
-def emulated(precision: str = "fp32", blocks: int = 1, warps: int = 1, windows: int = 2) -> Cuda:
+def host_build(precision: str = "fp32", blocks: int = 1, warps: int = 1, windows: int = 2) -> Cuda:
     """The same kernels compiled for the processor, a thread for each of a grid's warps: for tests without a GPU.
 
     Args:
@@ -105,9 +113,8 @@ class Cuda:
             from . import get
 
             warnings.warn(f"{reason}; the triton engine draws instead", stacklevel=2)
-            precision = "bf16" if self.precision == "bf16" else "fp32"
             device = f"cuda:{self.options.get('device', 0)}"
-            return get("triton", precision=precision, device=device).sample(weights, job, progress, out)
+            return get("triton", precision=self.precision, device=device).sample(weights, job, progress, out)
         out = job.empty(config) if out is None else out
         # The runner copies bytes one after the other: an array of another layout is filled at the end.
         levels = out if out.flags.c_contiguous else np.ascontiguousarray(out)

@@ -29,6 +29,10 @@ ALIGN = 4  # words
 CHUNK = 16  # words of inputs
 TILE_ROWS, TILE_COLUMNS = 16, 8  # of a product of a warp
 
+# What reading a chunk's weights costs, in products with them: 512 bytes at 24 a cycle, a multiprocessor's share of an H100's
+# second-level cache, take as long as the tensor cores for about four tiles of rows. An estimate; passes merge by it.
+WEIGHTS_COST = 4
+
 # Columns of the tables, the same as the structs of csrc/cuda/tables.h.
 PROGRAM = ("part", "steps", "pixel", "pixel_current", "pixel_end", "conditioning", "conditioning_end", "params")
 PASS = ("row", "rows", "weights", "chunks", "kinds", "sources", "columns", "gated", "sync")
@@ -182,7 +186,7 @@ class _Builder:
 
         def cost(slots_of_pass, count: int) -> int:
             chunks = sum(len(self.blocks[weights]) for weights, _, _ in slots_of_pass)
-            return -(-count * windows // TILE_ROWS) * (chunks + 1)
+            return chunks * (-(-count * windows // TILE_ROWS) + WEIGHTS_COST)
 
         classes: dict[tuple, list[int]] = {}
         for number, mine in enumerate(slots):

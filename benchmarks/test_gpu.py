@@ -1,0 +1,134 @@
+"""Pixels a second of the naive loop, the torch wavefront, triton and cuda on one GPU, in one run.
+
+    pytest benchmarks/test_gpu.py --benchmark-only --benchmark-json gpu.json && python benchmarks/gpu_table.py gpu.json
+
+The network is the small 8x8 one with spatial conditioning and random weights: speed does not depend on what it learnt. Every
+figure comes with its share of the matrix-product ceiling, which is measured beside it.
+"""
+
+import time
+
+import numpy as np
+import pytest
+import torch
+
+from spxcore import Job, Weights, engines, native, preset
+from spxcore.engines.cuda import Cuda
+from spxcore.network import PixelCNN
+from spxcore.plan import compile_network
+from spxcore.schedule import Wavefront
+
+pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs an NVIDIA GPU, and PyTorch finds none")
+
+# Pixels that the naive loop is timed on, one evaluation of the network each; its other figures are this rate times their pixels.
+NAIVE_SIDE = 16
+
+# images, height, width.
+JOBS = {f"{n} of {side}x{side}": (n, side, side) for side in (28, 56) for n in (1, 16, 256)} | {
+    "1 of 224x224": (1, 224, 224),
+    "16 of 224x224": (16, 224, 224),
+    "1 of 1400x1400": (1, 1400, 1400),
+}
+# Pixels of the largest job of an engine: torch's launches, and fp32 without tensor cores, take minutes for larger ones.
+LARGEST = {"torch": 60_000, "triton fp32": 60_000, "cuda fp32": 2_000_000}
+VARIANTS = ("torch fp32", "triton fp32", "triton bf16", "cuda fp32", "cuda tf32", "cuda bf16")
+
+# warps of a block, windows that it runs ahead: what a block of the cuda engine is. Blocks fill the GPU.
+GRIDS = [(8, 2), (8, 1), (4, 1), (4, 2), (2, 1)]
+
+
+@pytest.fixture(scope="module")
+def weights() -> Weights:
+    torch.manual_seed(0)
+    return Weights.of(PixelCNN(preset("small-8x8")))
+
+
+@pytest.fixture(scope="module")
+def naive(weights) -> float:
+    """Seconds a pixel of the naive loop, measured on NAIVE_SIDE^2 pixels."""
+    engine = engines.get("reference", device="cuda")
+    engine.sample(weights, make_job(weights, 1, 8, 8))
+    start = time.perf_counter()
+    engine.sample(weights, make_job(weights, 1, NAIVE_SIDE, NAIVE_SIDE))
+    return (time.perf_counter() - start) / NAIVE_SIDE**2
+
+
+@pytest.fixture(scope="module")
+def ceiling() -> dict[str, float]:
+    """Multiply-adds a second of a large matrix product in each precision."""
+    found, n = {}, 8192
+    for precision, dtype in (("fp32", torch.float32), ("tf32", torch.float32), ("bf16", torch.bfloat16)):
+        torch.backends.cuda.matmul.allow_tf32 = precision == "tf32"
+        a, b = (torch.randn(n, n, device="cuda", dtype=dtype) for _ in range(2))
+        best = np.inf
+        for _ in range(6):
+            start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+            start.record()
+            a @ b
+            end.record()
+            end.synchronize()
+            best = min(best, start.elapsed_time(end) / 1000)
+        found[precision] = n**3 / best
+    torch.backends.cuda.matmul.allow_tf32 = False
+    return found
+
+
+def make_job(weights: Weights, images: int, height: int, width: int) -> Job:
+    g, c = np.random.default_rng(0), weights.config
+    z = g.normal(size=(images, c.latent))
+    return Job(height, width, 1, np.arange(images), z, g.normal(size=(images, c.maps, 56, 56)))
+
+
+def measure(benchmark, weights, naive, ceiling, name, variant, engine, shape) -> None:
+    job, precision = make_job(weights, *shape), variant.split()[1]
+    engine.sample(weights, make_job(weights, shape[0], 8, 8))  # compiled, and warm
+    pixels = int(np.prod(shape))
+    benchmark.pedantic(engine.sample, (weights, job), rounds=3 if pixels < 100_000 else 1)
+    seconds = benchmark.stats.stats.min
+    macs = compile_network(weights).cone([weights.config.patch**2 - 1]).macs() * pixels
+    steps = len(Wavefront(*shape[1:], weights.config.patch))
+    cuda_version = torch.version.cuda
+    info = {
+        "job": name,
+        "engine": variant,
+        "seconds": seconds,
+        "pixels_a_second": pixels / seconds,
+        "us_a_step": 1e6 * seconds / steps if shape[0] == 1 else None,
+        "ratio_to_naive": naive * pixels / seconds,
+        "naive_us_a_pixel": 1e6 * naive,
+        "naive_pixels": NAIVE_SIDE**2,
+        "share_of_ceiling": macs / seconds / ceiling[precision],
+        "ceiling_macs_a_second": ceiling[precision],
+        "device": torch.cuda.get_device_name(),
+        "cuda": cuda_version,
+    }
+    benchmark.extra_info |= info
+    print(
+        f"{name}, {variant}: {seconds:.3f} s, {pixels / seconds:,.0f} pixels/s, {info['ratio_to_naive']:,.0f} times the naive loop "
+        f"(extrapolated from {NAIVE_SIDE**2} pixels), {100 * info['share_of_ceiling']:.1f} % of the {precision} ceiling"
+        + (f", {info['us_a_step']:.1f} us a wavefront step" if shape[0] == 1 else "")
+    )
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+@pytest.mark.parametrize("name", JOBS)
+def test_engines(benchmark, weights, naive, ceiling, name, variant):
+    engine, precision = variant.split()
+    if np.prod(JOBS[name]) > LARGEST.get(engine, LARGEST.get(variant, np.inf)):
+        pytest.skip(f"takes too long with {variant}")
+    reason = engines.why_not(engine)
+    if reason:
+        pytest.skip(reason)
+    measure(benchmark, weights, naive, ceiling, name, variant, engines.get(engine, precision=precision), JOBS[name])
+
+
+@pytest.mark.skipif(not native.have_cuda(), reason=native.why_no_cuda() or "there is a GPU")
+@pytest.mark.parametrize(("warps", "windows"), GRIDS)
+@pytest.mark.parametrize("name", ["1 of 128x1400", "256 of 28x28"])
+def test_grids(benchmark, weights, naive, ceiling, name, warps, windows):
+    """What a block of the cuda engine should be: the default is the first."""
+    engine = Cuda(native.cuda().Engine, "bf16", warps=warps, windows=windows)
+    blocks = engine.compiled(weights)[0].options["blocks"]
+    shape = (1, 128, 1400) if name.startswith("1 ") else JOBS[name]
+    variant = f"cuda bf16 ({blocks} blocks, {warps} warps, {windows} windows)"
+    measure(benchmark, weights, naive, ceiling, name, variant, engine, shape)

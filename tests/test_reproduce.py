@@ -148,14 +148,18 @@ def test_a_vae_that_is_there_already(folder, tmp_path):
     from spx.checkpoints import load_model, save_checkpoint
     from spx.model import SpatialPixelCNN
 
-    given = SpatialPixelCNN(network={"patch": 8, "sizes": [28, 1400]}, vae={"latent": 60})
+    given = SpatialPixelCNN(
+        network={"patch": 4, "sizes": [28, 1400]}, vae={"latent": 60}
+    )  # even a network like the row's
     save_checkpoint(given, tmp_path / "given")
     out = tmp_path / "out"
     arguments = ["--budget", "1", "--rows", "ours-4", "--samples", "0", "--vae", str(tmp_path / "given")]
     assert reproduced(folder, out, *arguments) == 0
-    used = load_model(out / "ours-4" / "run" / "checkpoint").vae.state_dict()
-    assert all(torch.equal(used[name], t) for name, t in given.vae.state_dict().items())
-    assert not list(out.glob("vae-*")) and "VAEs: of " in (out / "results.md").read_text()
+    used = load_model(out / "ours-4" / "run" / "checkpoint")
+    assert all(torch.equal(used.vae.state_dict()[name], t) for name, t in given.vae.state_dict().items())
+    scales = [p for name, p in used.network.named_parameters() if name.endswith(".g")]
+    assert any((p - 1).abs().max() > 0.05 for p in scales)  # not the given network, but one initialised from data
+    assert not (out / "vae-kl-0.5" / "checkpoint").exists() and "VAEs: of " in (out / "results.md").read_text()
 
 
 def test_other_priors():

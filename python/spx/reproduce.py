@@ -18,6 +18,7 @@ from spxcore import __version__
 from spxcore.errors import SpxError, require
 
 from . import paper
+from .checkpoints import CONFIG, load_model, save_checkpoint
 from .files import write_atomically
 from .recipe import Recipe, recipe
 
@@ -243,16 +244,19 @@ class Reproduction:
             made = replace(made, vae_steps=0, init=str(self._vae(made.kl_weight)))
         return made
 
-    def _vae(self, kl_weight: float) -> str | Path:
-        """The checkpoint of the frozen VAE, trained now if it is not there yet."""
-        if self.settings.vae and kl_weight == recipe("small-8x8").kl_weight:
-            return self.settings.vae
+    def _vae(self, kl_weight: float) -> Path:
+        """A checkpoint with the frozen VAE, trained now if it is not there yet, and a network that no row can mistake for its own."""
+        given = self.settings.vae if kl_weight == recipe("small-8x8").kl_weight else ""
         run, steps = self.folder / f"vae-kl-{kl_weight:g}", self.settings.vae_steps
-        if not (run / "trained.json").exists():
-            self.tell(f"{run.name}: the VAE of the rows with a frozen one, {steps} steps")
-        # Its patch network, trained for a single step, is thrown away.
-        made = self._recipe("small-4x4", kl_weight=kl_weight, vae_steps=steps, steps=1, prior="normal", sizes=(28, 28))
-        return self._trained(made, run)[0]
+        alone = run / "vae"
+        if not (alone / CONFIG).exists():
+            if not given:
+                self.tell(f"{run.name}: the VAE of the rows with a frozen one, {steps} steps")
+                # Its patch network, trained for a single step, is thrown away.
+                how = {"vae_steps": steps, "steps": 1, "prior": "normal", "sizes": (28, 28)}
+                given, _ = self._trained(self._recipe("small-4x4", kl_weight=kl_weight, **how), run)
+            save_checkpoint(_vae_alone(load_model(given)), alone)
+        return alone
 
     def _trained(self, made: Recipe, run: Path) -> tuple[Path, float]:
         """Checkpoint and seconds of training of a run, begun, continued or long finished."""
@@ -318,7 +322,7 @@ class Reproduction:
         return {
             "name": row.name, "text": row.text, "steps": steps, "train_seconds": seconds, "budget": str(self.budget),
             "of": row.of, "prior": row.prior, "temperature": row.temperature, "recipe": settings,
-            "vae": made.init or made.vae, "device": self.device, "machine": machine(),
+            "vae": s.vae or f"{s.vae_steps} steps" if made.vae == "frozen" else made.vae, "device": self.device, "machine": machine(),
             "version": __version__, **report,
         }  # fmt: skip
 
@@ -410,6 +414,18 @@ def _cells(row: Row, report: dict, sizes: tuple[str, ...], contours: tuple[int, 
         value = at(str(size), "reconstructions", "contour_ratio")
         result.append("" if value is None else f"{value:.2f}")
     return result
+
+
+def _vae_alone(model):
+    """A model with the VAE of another and the smallest of networks."""
+    from .model import SpatialPixelCNN
+
+    config = model.network_config
+    smallest = {"patch": 4, "filters": 1, "layers": 1, "mixtures": 1, "conditioning": "paper", "sizes": [28, 28]}
+    network = {**smallest, "channels": config.channels, "latent": config.latent}
+    alone = SpatialPixelCNN(network=network, vae=asdict(model.vae_config))
+    alone.vae.load_state_dict(model.vae.state_dict())
+    return alone
 
 
 def _with_prior(model, prior: str):

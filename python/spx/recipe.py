@@ -71,13 +71,13 @@ class Recipe:
     lr_decay: float = 0.999995
     weight_decay: float = 0.0
     ema: float = 0.9995
-    kl_weight: float = 0.5
+    kl_weight: float = 0.8
     prior: str = "mixture"
     components: int = 20
     prior_spread: float = 0.8
     sizes: tuple[int, int] = (28, 1400)
     contrast: float = 0.25
-    spoilt: float = 0.2
+    spoilt: float = 0.15
     dropout: float = 0.0
     precision: str = "fp32"
     compile: bool = False

@@ -179,7 +179,8 @@ def test_the_comparison_sees_a_wrong_pixel(spatial):
 # ---- bf16 ------------------------------------------------------------------------------------------------------------
 
 needs_bf16 = pytest.mark.skipif(
-    not (native.have_native() and native.native().have_bf16()), reason="bf16 needs a processor with AMX, or AMD's with AVX512_BF16"
+    not (native.have_native() and native.native().have_bf16()),
+    reason="bf16 needs a processor with AMX, or AMD's with AVX512_BF16",
 )
 
 

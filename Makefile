@@ -45,8 +45,10 @@ format: $(VENV)/.developed  ## put style and formatting right
 	$(BIN)/ruff format .
 	$(BIN)/clang-format -i $(CXX_FILES)
 
-bench: $(VENV)/.developed  ## run the benchmarks
-	$(BIN)/python -m pytest benchmarks --benchmark-only
+bench: $(VENV)/.developed  ## run the benchmarks: figures in build/benchmarks.json, and as a table
+	mkdir -p build
+	$(BIN)/python -m pytest benchmarks --benchmark-only --benchmark-json build/benchmarks.json
+	$(BIN)/python benchmarks/table.py build/benchmarks.json
 
 sanitize: $(VENV)/.developed  ## run the native tests under the address, undefined-behaviour and thread sanitizers
 	PATH="$(abspath $(BIN)):$$PATH" PYTHON=$(abspath $(BIN))/python csrc/sanitize.sh address

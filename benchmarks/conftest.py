@@ -19,4 +19,5 @@ def pytest_benchmark_update_machine_info(config, machine_info):
         "cores": len(os.sched_getaffinity(0)),
         "load_average": os.getloadavg(),
         "fma_peak_per_core": native.native().fma_peak(0.5),
+        "bf16_peak_per_core": native.native().bf16_peak(0.5),
     }

@@ -15,6 +15,7 @@ import torch
 from spxcore import Job, Weights, engines, native, preset
 from spxcore.network import PixelCNN
 from spxcore.plan import compile_network
+from spxcore.plan.program import tables, window_programs
 
 # Pixels that the naive loop is timed on; each is one evaluation of the network, wherever it is.
 NAIVE_PIXELS = 10 * 10
@@ -53,6 +54,14 @@ def make_job(weights: Weights, images: int, height: int, width: int) -> Job:
     return Job(height, width, 1, np.arange(images), z, g.normal(size=(images, c.maps, 56, 56)))
 
 
+def macs_of(weights: Weights, images: int, height: int, width: int) -> int:
+    """Multiply-adds that the windows of a job need: those along the edges are smaller."""
+    plan, m = compile_network(weights), weights.config.patch
+    macs = [sum(program.macs) for program in window_programs(plan, tables(plan))]
+    rows = [macs[2 * min(r, m - 1) + 1] + (width - m) * macs[2 * min(r, m - 1)] for r in range(height)]
+    return images * sum(rows)
+
+
 def measure(benchmark, weights, naive, name, engine) -> None:
     job = make_job(weights, *JOBS[name])
     engine.sample(weights, make_job(weights, 1, 8, 8))  # compiled, and warm
@@ -60,14 +69,18 @@ def measure(benchmark, weights, naive, name, engine) -> None:
     benchmark.pedantic(engine.sample, (weights, job), rounds=3 if pixels < 5000 else 1)
     seconds = benchmark.stats.stats.min / pixels
     cores = len(os.sched_getaffinity(0))
-    cone = compile_network(weights).cone([63]).macs()
+    macs, module = macs_of(weights, *JOBS[name]), native.native()
+    bf16 = getattr(engine, "precision", "fp32") == "bf16"
+    peak = module.bf16_peak(0.2) if bf16 else module.fma_peak(0.2)
     benchmark.extra_info |= {
         "job": name,
         "us_a_pixel": 1e6 * seconds,
         "naive_us_a_pixel": 1e6 * naive,
         "ratio_to_naive": naive / seconds,
-        # Of what the network needs for a pixel, had every core done nothing but fp32 multiply-adds.
-        "share_of_fp32_peak": cone / seconds / (cores * native.native().fma_peak(0.2)),
+        "naive_pixels": NAIVE_PIXELS,
+        # Had every core done nothing but the multiply-adds that the job needs, in that precision.
+        "peak_per_core": peak or None,
+        "share_of_peak": macs / pixels / seconds / (cores * peak) if peak else None,
     }
 
 
@@ -81,6 +94,6 @@ def test_torch(benchmark, weights, naive, name):
 @pytest.mark.parametrize("name", JOBS)
 def test_cpp(benchmark, weights, naive, name, precision):
     if precision == "bf16" and not native.native().have_bf16():
-        pytest.skip("bf16 needs a processor with AMX")
+        pytest.skip("bf16 needs a processor with AMX, or AMD's with AVX512_BF16")
     benchmark.extra_info["engine"] = f"cpp {precision}"
     measure(benchmark, weights, naive, name, engines.get("cpp", precision=precision))

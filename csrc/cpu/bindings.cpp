@@ -340,6 +340,15 @@ narrow: with the kernels for one window at a time. threads: 0 for all.)")
       py::arg("seconds") = 0.2, py::arg("isa") = "",
       "Fused multiply-adds a second that one core reaches when it does nothing else: the ceiling of every fp32 "
       "figure.");
+  module.def(
+      "bf16_peak",
+      [](double seconds) {
+        const TileKernels* kernels = available_tile_kernels();
+        const py::gil_scoped_release release;
+        return kernels && kernels->peak ? kernels->peak(seconds) : 0.0;
+      },
+      py::arg("seconds") = 0.2,
+      "The same of bf16 where it is computed by dot products; 0.0 where it is not, or not known (AMX).");
 }
 
 }  // namespace spx

@@ -57,6 +57,8 @@ struct TileKernels {
   void (*wide)(const Run& run);
   // Asks the operating system for the unit, once before its first use; false if it does not give it.
   bool (*ask)();
+  // Multiply-adds a second of one core, doing nothing else for about that long; null where nobody has written it (AMX).
+  double (*peak)(double seconds);
 };
 
 // Null where the compiler cannot target it.

@@ -174,7 +174,7 @@ bool ask() { return syscall(SYS_arch_prctl, 0x1023, 18) == 0; }
 }  // namespace
 
 const TileKernels* kernels_amx() {
-  static const TileKernels kernels{tile_count, pack_tiles, wide_tiled, ask};
+  static const TileKernels kernels{tile_count, pack_tiles, wide_tiled, ask, nullptr};
   return &kernels;
 }
 

@@ -36,10 +36,12 @@ void wide_pairs(const Run& run) { wide<true>(run); }
 
 bool ask() { return true; }
 
+double peak_pairs(double seconds) { return 2 * peak<dot>(seconds); }
+
 }  // namespace
 
 const TileKernels* kernels_bf16() {
-  static const TileKernels kernels{tile_count, pack_pairs, wide_pairs, ask};
+  static const TileKernels kernels{tile_count, pack_pairs, wide_pairs, ask, peak_pairs};
   return &kernels;
 }
 

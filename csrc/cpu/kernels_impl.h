@@ -362,6 +362,7 @@ double seconds_now() {
 }
 
 // Twelve independent chains hide the latency of a multiply-add on every processor of the last ten years.
+template <Vec (*MULTIPLY_ADD)(Vec, Vec, Vec)>
 double peak(double seconds) {
   constexpr int CHAINS = 12, TURNS = 100000;
   Vec acc[CHAINS];
@@ -373,7 +374,7 @@ double peak(double seconds) {
   while (before - start < seconds) {
     for (int turn = 0; turn < TURNS; ++turn) {
 #pragma GCC unroll 16
-      for (int c = 0; c < CHAINS; ++c) acc[c] = fma(acc[c], a, b);
+      for (int c = 0; c < CHAINS; ++c) acc[c] = MULTIPLY_ADD(a, b, acc[c]);
     }
     for (int c = 0; c < CHAINS; ++c) {  // the sums are wanted; a copy, so that they themselves stay in registers
       const Vec sum = acc[c];
@@ -387,7 +388,7 @@ double peak(double seconds) {
   return best;
 }
 
-constexpr Kernels make_kernels(const char* name) { return Kernels{name, pack, wide<false>, narrow, peak}; }
+constexpr Kernels make_kernels(const char* name) { return Kernels{name, pack, wide<false>, narrow, peak<fma>}; }
 
 }  // namespace
 }  // namespace spx

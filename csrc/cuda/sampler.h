@@ -195,7 +195,7 @@ class Worker {
       if (x >= column) continue;
       for (int c = 0; c < channels; ++c) arena[pixel.word + c] = recent_[x % m * channels + c];
     }
-    run_part<P>(block_, net_, program.part + 1 + t, first_windows(w, 1));
+    run_part<STEP_PRECISION<P>>(block_, net_, program.part + 1 + t, first_windows(w, 1));
     block_.sync();
     if (block_.leader()) draw_pixel(arena + net_.params[program.params + t], column);
     block_.sync();
@@ -271,7 +271,10 @@ SPX_DEVICE void evaluate(const Block& block, const Network& net, const Known& kn
         for (int d = 0; d < net.place_inputs; ++d) arena[what.word + d] = from[d];
       }
     }
-    for (int part = 0; part <= program.steps; ++part) run_part<P>(block, net, program.part + part, windows);
+    run_part<P>(block, net, program.part, windows);
+    for (int t = 0; t < program.steps; ++t) {
+      run_part<STEP_PRECISION<P>>(block, net, program.part + 1 + t, windows);
+    }
     block.sync();
     for (int w = 0; w < windows.count; ++w) {
       const float* arena = windows.arena + static_cast<int64_t>(w) * windows.stride;

@@ -7,6 +7,10 @@ namespace spx::cuda {
 
 enum class Precision { fp32, tf32, bf16 };
 
+// Of the steps; what runs ahead has the network's own.
+template <Precision P>
+constexpr Precision STEP_PRECISION = P == Precision::bf16 ? Precision::tf32 : P;
+
 constexpr int CHUNK = 16;        // words of inputs
 constexpr int TILE_ROWS = 16;    // of a product of a warp
 constexpr int TILE_COLUMNS = 8;  //

@@ -117,6 +117,11 @@ def pack(block: np.ndarray, pairs: bool, precision: str) -> np.ndarray:
     return full.transpose(0, 3, 4, 2, 1).reshape(chunks, tiles, 128)
 
 
+def step_precision(precision: str) -> str:
+    """Of the steps: in bf16 they are tf32, because what follows the pixel just drawn goes almost straight into the next one's mixture."""
+    return "tf32" if precision == "bf16" else precision
+
+
 class _Joined:
     """Arrays one after the other."""
 
@@ -135,19 +140,11 @@ class _Joined:
         return np.ascontiguousarray(np.concatenate([np.zeros(shape, dtype), *self.parts]), dtype)
 
 
-class _Lowering32(_Lowering):
-    """Lowers to words of 32 bits: concat_elu takes as many as the value has channels in bf16."""
+class _LoweringBf16(_Lowering):
+    """What runs ahead keeps a number's concat_elu in one word."""
 
-    precision = "fp32"
-
-    def width(self, value: str, form: str) -> int:
-        if self.precision != "bf16":
-            return super().width(value, form)
-        return self.aligned(self.plan.values[value].channels)
-
-
-class _LoweringBf16(_Lowering32):
-    precision = "bf16"
+    def width(self, value: str, form: str, of_steps: bool) -> int:
+        return super().width(value, form if of_steps else "raw", of_steps)
 
 
 class _Builder:
@@ -155,15 +152,14 @@ class _Builder:
 
     def __init__(self, plan: Plan, shared: Tables, precision: str):
         self.plan, self.shared, self.precision = plan, shared, precision
-        self.blocks: dict[
-            int, np.ndarray
-        ] = {}  # a block's first number in Tables.weights -> packed, [chunks, tiles, 128]
-        self.words_of: dict[int, int] = {}  # -> words of its inputs
+        # A block's first number in Tables.weights -> its weights and whether they meet pairs; and packed, [chunks, tiles, 128].
+        self.blocks: dict[int, tuple[np.ndarray, bool]] = {}
+        self.packed: dict[tuple[int, str], np.ndarray] = {}
         self.weights, self.kinds, self.known = _Joined(), _Joined(), {}
         self.passes, self.rows, self.sources = [], _Joined(), _Joined()
-        self.pack_blocks()
+        self.find_blocks()
 
-    def pack_blocks(self) -> None:
+    def find_blocks(self) -> None:
         for stage in self.plan.stages:
             for source, start in zip(stage.sources, self.shared.first[stage.name][2]):
                 pairs = source.form != "raw"
@@ -171,10 +167,20 @@ class _Builder:
                 size = inputs * stage.outputs
                 for first in range(start, start + len(source.weights) * size, size):
                     block = self.shared.weights[first : first + size].reshape(inputs, stage.outputs)
-                    self.blocks[first] = pack(interleaved(block, stage.residual is not None), pairs, self.precision)
-                    self.words_of[first] = inputs // 2 if pairs and self.precision == "bf16" else inputs
+                    self.blocks[first] = interleaved(block, stage.residual is not None), pairs
 
-    def add_stage(self, stage: Stage, program: Program, ops: np.ndarray, windows: int) -> None:
+    def pack(self, first: int, precision: str) -> np.ndarray:
+        """A block's weights as a warp reads them, [chunks, tiles, 128]."""
+        if (first, precision) not in self.packed:
+            self.packed[first, precision] = pack(*self.blocks[first], precision)
+        return self.packed[first, precision]
+
+    def words_of(self, first: int, precision: str) -> int:
+        """Words of a block's inputs."""
+        block, pairs = self.blocks[first]
+        return len(block) // 2 if pairs and precision == "bf16" else len(block)
+
+    def add_stage(self, stage: Stage, program: Program, ops: np.ndarray, windows: int, precision: str) -> None:
         """The passes of a stage in one part. ops: numbers of its operations in `program`; windows: run at once, about."""
         slots = []  # of each op: {(weights, pairs, how often that block came before): source}
         for op in program.ops[ops]:
@@ -185,7 +191,7 @@ class _Builder:
             slots.append(mine)
 
         def cost(slots_of_pass, count: int) -> int:
-            chunks = sum(len(self.blocks[weights]) for weights, _, _ in slots_of_pass)
+            chunks = sum(len(self.pack(weights, precision)) for weights, _, _ in slots_of_pass)
             return chunks * (-(-count * windows // TILE_ROWS) + WEIGHTS_COST)
 
         classes: dict[tuple, list[int]] = {}
@@ -206,30 +212,35 @@ class _Builder:
                 merged.append((dict(keys), list(members)))
         for number, (keys, members) in enumerate(merged):
             members.sort()
-            self.add_pass(stage, program, ops[members], [slots[i] for i in members], list(keys), sync=number == 0)
+            found = [slots[i] for i in members]
+            self.add_pass(stage, program, ops[members], found, list(keys), number == 0, precision)
 
     def add_pass(
-        self, stage: Stage, program: Program, ops: np.ndarray, slots: list[dict], keys: list, sync: bool
+        self,
+        stage: Stage,
+        program: Program,
+        ops: np.ndarray,
+        slots: list[dict],
+        keys: list,
+        sync: bool,
+        precision: str,
     ) -> None:
         keys = sorted(keys, key=lambda key: (not key[1], key))  # activations first, then raw numbers
         blocks = tuple(key[0] for key in keys)
-        if blocks not in self.known:
+        packed = [self.pack(first, precision) for first in blocks]
+        if (blocks, precision) not in self.known:
             kinds = [
-                min(CHUNK, self.words_of[first] - i * CHUNK) + (0 if pairs else RAW)
-                for first, pairs, _ in keys
-                for i in range(len(self.blocks[first]))
+                min(CHUNK, self.words_of(first, precision) - i * CHUNK) + (0 if pairs else RAW)
+                for (first, pairs, _), chunks in zip(keys, packed)
+                for i in range(len(chunks))
             ]
-            weights = [self.blocks[first].ravel() for first in blocks]
-            self.known[blocks] = (
-                self.weights.add(np.concatenate([np.zeros(0, np.uint32), *weights])),
-                self.kinds.add(np.array(kinds)),
-                len(kinds),
-            )
-        weights, kinds, chunks = self.known[blocks]
+            weights = np.concatenate([np.zeros(0, np.uint32), *(chunks.ravel() for chunks in packed)])
+            self.known[blocks, precision] = self.weights.add(weights), self.kinds.add(np.array(kinds)), len(kinds)
+        weights, kinds, chunks = self.known[blocks, precision]
         sources = self.sources.length
-        for key in keys:
+        for key, of_key in zip(keys, packed):
             first = np.array([mine.get(key, -1) for mine in slots])
-            for i in range(len(self.blocks[key[0]])):
+            for i in range(len(of_key)):
                 self.sources.add(np.where(first < 0, -1, first + i * CHUNK))
         column = {name: program.ops[ops, i] for i, name in enumerate(OP)}
         residual = np.maximum(column["residual"], column["residual_ahead"])
@@ -252,7 +263,8 @@ class _Builder:
                 stages = program.origin[ops, 0]
                 for stage in dict.fromkeys(stages.tolist()):
                     windows = 2 if part == 0 and number % 2 == 0 else 1
-                    self.add_stage(self.plan.stages[stage], program, ops[stages == stage], windows)
+                    precision = step_precision(self.precision) if part else self.precision
+                    self.add_stage(self.plan.stages[stage], program, ops[stages == stage], windows, precision)
         parts.append(len(self.passes))
         require(self.weights.length < 1 << 31, "network", "fewer than 2^31 packed weights", self.weights.length)
         bias = [interleaved(stage.bias, stage.residual is not None).ravel() for stage in self.plan.stages]
@@ -280,11 +292,11 @@ def window_passes(plan: Plan, precision: str = "fp32") -> Passes:
 
     Args:
         plan: for a whole window, of `compile_network`.
-        precision: "fp32": multiply-adds; "tf32", "bf16": inputs of the tensor cores, sums in fp32.
+        precision: "fp32": multiply-adds; "tf32", "bf16": inputs of the tensor cores, sums in fp32; see `step_precision` too.
     """
     require(precision in PRECISIONS, "precision", ", ".join(PRECISIONS), repr(precision))
     shared, m, depends = tables(plan), plan.patch, plan.dependencies()
-    lowering = _LoweringBf16 if precision == "bf16" else _Lowering32
+    lowering = _LoweringBf16 if precision == "bf16" else _Lowering
     programs = []
     for i in range(m):
         for name, targets in (("last column", [i * m + m - 1]), ("all columns", [i * m + c for c in range(m)])):

@@ -196,8 +196,8 @@ class _Lowering:
         """Arena rows that so many numbers of a place take."""
         return -(-numbers // self.align) * self.align
 
-    def width(self, value: str, form: str) -> int:
-        """Arena rows of one place."""
+    def width(self, value: str, form: str, of_steps: bool) -> int:
+        """Arena rows of one place, which a step computes or the ahead part."""
         return self.aligned(self.numbers(value, form))
 
     def allocate(self) -> dict[tuple[str, str, bool], _Buffer]:
@@ -220,7 +220,7 @@ class _Lowering:
                 if key not in buffers:
                     held = int(((self.steps[value] > -2) & (late == of_steps)).sum())
                     start = end if of_steps and value != "x" else written[value]
-                    buffers[key] = _Buffer(held * self.width(value, form), start, start)
+                    buffers[key] = _Buffer(held * self.width(value, form, of_steps), start, start)
                 buffers[key].end = max(buffers[key].end, end if of_steps else time)
 
         for number, stage in enumerate(self.stages):
@@ -245,7 +245,7 @@ class _Lowering:
                 continue
             held = (self.steps[value] >= 0) if of_steps else (self.steps[value] == -1)
             rows = result.setdefault((value, form), np.full(len(held), -1))
-            rows[held] = buffer.first + np.arange(held.sum()) * self.width(value, form)
+            rows[held] = buffer.first + np.arange(held.sum()) * self.width(value, form, of_steps)
         return result
 
     def address(self, value: str, form: str, places: np.ndarray) -> np.ndarray:

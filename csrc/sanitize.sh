@@ -12,7 +12,7 @@ case $kind in
     tests="not free_running and not shipped and not hardly and not without_torch and not environment" ;;
   thread)
     flags="-fsanitize=thread" library=libtsan.so
-    tests="threads or company or progress or layout" ;;
+    tests="threads or company or progress or layout or grid or bits" ;;
   *) echo "sanitize.sh: expected address or thread, got $kind" >&2; exit 2 ;;
 esac
 build=$PWD/build/sanitize-$kind

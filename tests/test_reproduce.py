@@ -125,7 +125,7 @@ def test_from_training_to_table(folder, tmp_path, capsys, monkeypatch):
     from spx.checkpoints import load_model
 
     four, eight = (load_model(out / name / "run" / "checkpoint").vae.state_dict() for name in ("ours-4", "ours-8"))
-    assert all(torch.equal(four[name], eight[name]) for name in four) and (out / "vae-kl-0.5").is_dir()
+    assert all(torch.equal(four[name], eight[name]) for name in four) and (out / "vae-kl-0.8").is_dir()
     # Finished rows are not touched, and a folder keeps to its settings.
     before = (out / "ours-4" / "report.json").stat().st_mtime_ns
     assert reproduced(folder, out, "--budget", "2", "--rows", "ours-4") == 0
@@ -159,7 +159,7 @@ def test_a_vae_that_is_there_already(folder, tmp_path):
     assert all(torch.equal(used.vae.state_dict()[name], t) for name, t in given.vae.state_dict().items())
     scales = [p for name, p in used.network.named_parameters() if name.endswith(".g")]
     assert any((p - 1).abs().max() > 0.05 for p in scales)  # not the given network, but one initialised from data
-    assert not (out / "vae-kl-0.5" / "checkpoint").exists() and "VAEs: of " in (out / "results.md").read_text()
+    assert not (out / "vae-kl-0.8" / "checkpoint").exists() and "VAEs: of " in (out / "results.md").read_text()
 
 
 def test_other_priors():

@@ -175,3 +175,34 @@ def test_spoilt_contexts():
     native = found.scale == -1
     assert torch.equal(found.context[native], found.x[native]) and found.x.unique().numel() == 1
     assert (found.context != found.x).any()
+
+
+def test_decoded_targets_fade_from_the_image_to_the_decoded_one():
+    """At the data's size nothing changes; at 56 a pixel is the mean of both images; at 1400 it is all but the decoded one."""
+    image, decoded = (
+        some_images(2),
+        patches.to_unit(torch.randint(0, 256, (2, 1, 28, 28), generator=torch.Generator().manual_seed(5))),
+    )
+    for n, share in ((28, 1.0), (56, 0.5), (1400, 0.02)):
+        p = drawn(image.repeat_interleave(30, 0), config_=config(sizes=(n, n)))
+        found = patches.decoded_targets(p, image, decoded, 0.0).x
+        mixed = patches.on_grid(share * image + (1 - share) * decoded).repeat_interleave(30, 0)
+        if n == 28:
+            assert torch.equal(found, p.x)
+            continue
+        rows, columns = (
+            a[:, None] + (b - a)[:, None] * torch.linspace(0, 1, 8) for a, b in ((p.y0, p.y1), (p.x0, p.x1))
+        )
+        wanted = patches.resample(mixed, rows, columns, torch.ones(60))
+        assert (found - wanted).abs().max() < 3 / 127.5  # the mixture was rounded to a level, then bicubic weights
+
+
+def test_decoded_targets_leave_spoilt_pieces_as_they_are():
+    image = some_images(4)
+    p = drawn(image.repeat_interleave(50, 0), config_=config(**MIXED), contrast_strength=0.25, spoilt_share=0.5)
+    found = patches.decoded_targets(p, image, -image, 0.25)
+    spoilt = p.context != p.x
+    assert spoilt.any() and torch.equal(found.context[spoilt], p.context[spoilt])
+    assert torch.equal(found.context[~spoilt], found.x[~spoilt])
+    native = p.scale == -1
+    assert torch.equal(found.x[native], p.x[native]) and not torch.equal(found.x[~native], p.x[~native])

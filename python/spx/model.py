@@ -118,16 +118,27 @@ class SpatialPixelCNN(
         """The constructor's arguments that make a model of the same shape; what config.json holds."""
         return self.model_config.to_dict()
 
-    def image_maps(self, z: Tensor) -> Tensor | None:
-        """Feature maps of codes z [B, latent] -> [B, M, h, w]; None with the paper's conditioning."""
+    @torch.no_grad()
+    def decoded(self, z: Tensor) -> Tensor:
+        """The VAE's mean images of codes z [B, latent] -> [B, C, size, size] in [-1, 1], without gradient."""
+        with torch.autocast(z.device.type, enabled=False):
+            return mean_image(self.vae.decode(z.float()), self.network_config.channels)
+
+    def image_maps(self, z: Tensor, decoded: Tensor | None = None) -> Tensor | None:
+        """Feature maps of codes z [B, latent] -> [B, M, h, w]; None with the paper's conditioning.
+
+        Args:
+            decoded: `decoded(z)`, if it is there already.
+        """
         if self.maps is None:
             return None
-        with torch.no_grad():
-            image = mean_image(self.vae.decode(z), self.network_config.channels)
-        return self.maps(z, image)
+        return self.maps(z, self.decoded(z) if decoded is None else decoded)
 
-    def forward(self, patches: Patches, z: Tensor | None) -> Tensor:
+    def forward(self, patches: Patches, z: Tensor | None, decoded: Tensor | None = None) -> Tensor:
         """Mixture parameters of patches [B p, C, m, m] given codes z [B, latent], p patches of each image in a row.
+
+        Args:
+            decoded: `decoded(z)`, if it is there already.
 
         Returns:
             [B p, P, m, m].
@@ -138,7 +149,7 @@ class SpatialPixelCNN(
             return t.view(images, -1)
 
         rows, columns = (of_images(patches.y0), of_images(patches.y1)), (of_images(patches.x0), of_images(patches.x1))
-        maps = None if z is None else self.image_maps(z)
+        maps = None if z is None else self.image_maps(z, decoded)
         places = place_inputs(self.network_config, rows, columns, of_images(patches.scale), maps)
         if z is not None:
             z = z.repeat_interleave(len(patches.x) // images, dim=0)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -60,9 +60,12 @@ def resample(images: Tensor, y: Tensor, x: Tensor, factor: Tensor) -> Tensor:
     Returns:
         [B, C, k, l].
     """
+    return on_grid(_bicubic(images, y, x) * factor[:, None, None, None])
+
+
+def _bicubic(images: Tensor, y: Tensor, x: Tensor) -> Tensor:
     grid = torch.stack(torch.broadcast_tensors(x[:, None, :], y[:, :, None]), dim=-1)
-    values = F.grid_sample(images, grid, mode="bicubic", padding_mode="border", align_corners=True)
-    return on_grid(values * factor[:, None, None, None])
+    return F.grid_sample(images, grid, mode="bicubic", padding_mode="border", align_corners=True)
 
 
 def full_image(images: Tensor, n: int, strength: float) -> Tensor:
@@ -108,6 +111,35 @@ def spoil(x: Tensor, which: Tensor, generator: torch.Generator) -> Tensor:
     level = on_grid((uniform() * 4 - 2).clamp(-1, 1))[:, None, None, None].expand_as(x)
     other = torch.where((uniform() < 0.5)[:, None, None, None], x.roll(1, 0), level)
     return torch.where(inside[:, None], other, x)
+
+
+def decoded_targets(patches: Patches, images: Tensor, decoded: Tensor, contrast_strength: float) -> Patches:
+    """The same patches, their pixels nearer to the VAE's idea of the image the larger the size they are seen at.
+
+    What the code z does not tell, such as where exactly an edge runs, has to be guessed as the image is drawn. At the data's own
+    size a window sees enough of its surroundings to guess once and be consistent. At 50 times that size every window of m pixels
+    would guess for itself, and each guess be a tooth on an edge. So at size n a share H / n of the target is the training
+    image and the rest the mean image that the decoder makes of z, which z determines: what is left to guess about an
+    edge's place stays under a pixel at every size. At the data's own size nothing changes.
+
+    Args:
+        patches: of `images`, patches.x's B = p * B' of p patches an image in a row.
+        images: [B', C, H, H] in [-1, 1], the training images.
+        decoded: [B', C, h, h] in [-1, 1], the means of the VAE's decoder for their codes; h as the VAE sees images.
+        contrast_strength: see `contrast`.
+    """
+    m, side, repeats = patches.x.shape[-1], images.shape[-1], len(patches.x) // len(images)
+    images, decoded = images.repeat_interleave(repeats, dim=0), decoded.repeat_interleave(repeats, dim=0)
+    n = (1 + 2 * (m - 1) / (patches.y1 - patches.y0)).round()
+    place = torch.linspace(0, 1, m, device=images.device)
+    rows = patches.y0[:, None] + (patches.y1 - patches.y0)[:, None] * place
+    columns = patches.x0[:, None] + (patches.x1 - patches.x0)[:, None] * place
+    share = (1 - side / n)[:, None, None, None]
+    seen = torch.lerp(_bicubic(images, rows, columns), _bicubic(decoded, rows, columns), share)
+    seen = on_grid(seen * contrast(n, side, contrast_strength)[:, None, None, None])
+    x = torch.where(share > 0, seen, patches.x)
+    context = torch.where(patches.context == patches.x, x, patches.context)  # spoilt pieces stay as they are
+    return replace(patches, x=x, context=context)
 
 
 def sample_patches(

@@ -10,6 +10,7 @@ from spxcore.errors import require
 VAE_MODES = ("frozen", "joint", "none")
 PRIORS = ("mixture", "normal")
 SCHEDULES = ("cosine", "exponential")
+TARGETS = ("decoded", "data")
 
 
 @dataclass(frozen=True)
@@ -41,6 +42,7 @@ class Recipe:
         prior_spread: factor on their standard deviations; under 1 draws codes nearer to those of real images
         sizes: smallest (the data's own) and largest image size trained at; equal for a single size
         contrast: how fast the targets' contrast grows with the size: factor 1 + contrast (n / 28 - 1)
+        targets: at larger sizes, decoded: fading into the VAE's mean image of the code; data: the training image itself
         spoilt: share of the patches at larger sizes whose context has a wrong piece, to learn to recover from bad draws
         dropout: inside the patch network
         precision: fp32 or bf16 (autocast)
@@ -77,6 +79,7 @@ class Recipe:
     prior_spread: float = 0.8
     sizes: tuple[int, int] = (28, 1400)
     contrast: float = 0.25
+    targets: str = "decoded"
     spoilt: float = 0.15
     dropout: float = 0.0
     precision: str = "fp32"
@@ -94,6 +97,7 @@ class Recipe:
         require(self.prior in PRIORS, "prior", ", ".join(PRIORS), repr(self.prior))
         require(self.schedule in SCHEDULES, "schedule", ", ".join(SCHEDULES), repr(self.schedule))
         require(self.precision in ("fp32", "bf16"), "precision", "fp32 or bf16", repr(self.precision))
+        require(self.targets in TARGETS, "targets", ", ".join(TARGETS), repr(self.targets))
         for name in ("steps", "batch", "patches_per_image", "vae_batch", "components", "log_every"):
             require(getattr(self, name) >= 1, name, "at least 1", getattr(self, name))
         counts = ("vae_steps", "warmup", "patience", "validate_every", "sample_every", "save_every", "seed")
@@ -149,6 +153,7 @@ def recipe(name: str, **overrides) -> Recipe:
             prior="normal",
             sizes=(28, 28),
             contrast=0.0,
+            targets="data",
             spoilt=0.0,
             dropout=0.5,
             patience=100,

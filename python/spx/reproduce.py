@@ -99,12 +99,14 @@ def _ablations() -> list[Row]:
 
     ours = asdict(recipe("small-8x8"))
     like_ours = {name: ours[name] for name in (
-        "vae", "patches_per_image", "schedule", "warmup", "weight_decay", "kl_weight", "prior", "sizes", "contrast", "spoilt", "dropout",
+        "vae", "patches_per_image", "schedule", "warmup", "weight_decay", "kl_weight", "prior", "sizes", "contrast", "targets",
+        "spoilt", "dropout",
     )}  # fmt: skip
     return [
         trained("paper-conditioning", "coordinates and code added linearly", **like_ours, preset="paper-small-8x8"),
         trained("28-only", "trained at 28x28 only", sizes=(28, 28), contrast=0.0, spoilt=0.0),
         trained("joint-vae", "VAE trained jointly", vae="joint", kl_weight=1.0),
+        trained("data-targets", "large targets are the training images, not what the VAE made of them", targets="data"),
         trained("soft-targets", "bicubic targets, contrast not raised", contrast=0.0),
         trained("crisp-targets", "contrast of large targets raised twice as fast", contrast=0.5),
         trained("no-spoilt", "no spoilt contexts", spoilt=0.0),

@@ -31,7 +31,7 @@ from . import data
 from .checkpoints import load_model, save_checkpoint
 from .files import remove_leftovers, write_atomically, write_folder_atomically
 from .model import SpatialPixelCNN
-from .patches import Patches, sample_patches, to_unit
+from .patches import Patches, decoded_targets, sample_patches, to_unit
 from .prior import fit_mixture
 from .recipe import Recipe
 from .vae import kl_to_standard_normal, reparameterise
@@ -79,7 +79,11 @@ class Objective(nn.Module):
             parts["kl"] = kl_to_standard_normal(*posterior).mean()
             loss = loss + parts["image"] + self.recipe.kl_weight * parts["kl"]
         if patches is not None:
-            nats = -log_prob(self.model(patches, z), patches.x).sum(dim=(1, 2))
+            decoded = None
+            if self.recipe.targets == "decoded" and z is not None:
+                decoded = self.model.decoded(z)
+                patches = decoded_targets(patches, images, decoded.float(), self.recipe.contrast)
+            nats = -log_prob(self.model(patches, z, decoded), patches.x).sum(dim=(1, 2))
             parts["patch"] = (patches.weight * nats).mean()
             loss = loss + parts["patch"]
         return {"loss": loss, **parts}

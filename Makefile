@@ -11,7 +11,7 @@ SOURCES = pyproject.toml setup.py CMakeLists.txt $(shell find csrc -type f)
 CXX_FILES = $(shell find csrc -name '*.h' -o -name '*.cpp' -o -name '*.cu')
 
 .DEFAULT_GOAL := help
-.PHONY: help venv draw test lint format bench sanitize clean
+.PHONY: help venv draw test lint format bench sanitize sanitize-address sanitize-thread clean
 
 help:  ## list the commands
 	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /  make \1\t/' | expand -t 16
@@ -33,7 +33,7 @@ draw: $(VENV)/.installed  ## draw ten digits into digits.png; DRAW="..." for oth
 	$(BIN)/spx-sample $(DRAW)
 
 test: $(VENV)/.developed  ## run the tests
-	$(BIN)/python -m pytest -q tests
+	$(BIN)/python -m pytest -q -n auto --maxprocesses 8 --dist worksteal tests
 
 lint: $(VENV)/.developed  ## check style and formatting
 	$(BIN)/ruff check .
@@ -50,9 +50,10 @@ bench: $(VENV)/.developed  ## run the benchmarks: figures in build/benchmarks.js
 	$(BIN)/python -m pytest benchmarks --benchmark-only --benchmark-json build/benchmarks.json
 	$(BIN)/python benchmarks/table.py build/benchmarks.json
 
-sanitize: $(VENV)/.developed  ## run the native tests under the address, undefined-behaviour and thread sanitizers
-	PATH="$(abspath $(BIN)):$$PATH" PYTHON=$(abspath $(BIN))/python csrc/sanitize.sh address
-	PATH="$(abspath $(BIN)):$$PATH" PYTHON=$(abspath $(BIN))/python csrc/sanitize.sh thread
+sanitize: sanitize-address sanitize-thread  ## run the native tests under the address, undefined-behaviour and thread sanitizers
+
+sanitize-address sanitize-thread: sanitize-%: $(VENV)/.developed
+	PATH="$(abspath $(BIN)):$$PATH" PYTHON=$(abspath $(BIN))/python csrc/sanitize.sh $*
 
 clean:  ## remove what was built, and .venv
 	rm -rf build dist *.egg-info spxcore/*.so $(VENV) .pytest_cache .ruff_cache .benchmarks

@@ -9,7 +9,7 @@ shift
 case $kind in
   address)
     flags="-fsanitize=address,undefined -fno-sanitize-recover=undefined" library=libasan.so
-    tests="not free_running and not shipped and not hardly and not without_torch and not environment" ;;
+    tests="not free_running and not shipped and not hardly and not without_torch and not environment and not filters and not build_info" ;;
   thread)
     flags="-fsanitize=thread" library=libtsan.so
     tests="threads or company or progress or layout or grid or bits" ;;

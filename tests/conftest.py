@@ -3,6 +3,10 @@
 import os
 
 import pytest
+
+if "PYTEST_XDIST_WORKER" in os.environ:  # several processes share the cores, so each keeps to one
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+
 import torch
 
 HAVE_GPU = torch.cuda.is_available()

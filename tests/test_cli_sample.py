@@ -296,9 +296,27 @@ def test_engines_that_cannot_run(draw, tmp_path, engine, monkeypatch):
     assert (code, out, err) == (2, "", f"error: engine: {engine} cannot run here: {reason}\n") and files(tmp_path) == []
 
 
-def test_reference_has_no_bf16(draw):
-    code, _, err = draw("--res=8", "--precision=bf16", engine="reference")
-    assert code == 2 and "precision: expected fp32 for the reference engine, got 'bf16'" in err
+@pytest.mark.parametrize(
+    ("engine", "precision", "has"),
+    [
+        ("reference", "bf16", "fp32"),
+        ("torch", "tf32", "fp32 or bf16"),
+        pytest.param("cpp", "tf32", "fp32 or bf16", marks=needs_native),
+    ],
+)
+def test_precisions_that_an_engine_does_not_have(draw, tmp_path, engine, precision, has):
+    code, out, err = draw("--res=8", f"--precision={precision}", engine=engine)
+    message = f"error: precision: expected {has} for the {engine} engine, got '{precision}'\n"
+    assert (code, out, err) == (2, "", message) and files(tmp_path) == []
+
+
+def test_the_engine_is_given_the_precision(draw, monkeypatch):
+    from spxcore import engines
+
+    asked, torch = {}, engines.get("torch")
+    monkeypatch.setattr(engines, "get", lambda name, **options: asked.update(options, name=name) or torch)
+    assert draw("--res=8", "--precision=tf32", engine="triton")[0] == 0
+    assert (asked["name"], asked["precision"]) == ("triton", "tf32")
 
 
 def test_a_checkpoint_without_a_latent_code(tmp_path, monkeypatch, capsys, picture):

@@ -327,7 +327,7 @@ def test_on_a_gpu(precision, size, images):
 
 def test_options():
     for options, message in (
-        ({"precision": "fp16"}, "precision: expected fp32 or tf32x3 or tf32 or bf16, got 'fp16'"),
+        ({"precision": "fp16"}, "precision: expected fp32, tf32x3, tf32, bf16 for the triton engine, got 'fp16'"),
         *(
             []
             if triton.interpreted()

@@ -9,6 +9,9 @@ from .base import Engine, Job, Weights
 NAMES = ("reference", "torch", "cpp", "triton", "cuda")
 CHOICES = ("auto", *NAMES)
 
+# Of the network's arithmetic: all engines have the first; which have the others, their `make` knows.
+PRECISIONS = ("fp32", "tf32", "bf16")
+
 
 def _module(name: str):
     """The engine's module, imported only now: each has its own dependencies."""
@@ -38,7 +41,7 @@ def get(name: str = "auto", **options) -> Engine:
 
     Args:
         name: one of `CHOICES`.
-        options: precision ("fp32", "bf16"), threads (None: all), device (None: the engine's own choice).
+        options: precision (one of `PRECISIONS`), threads (None: all), device (None: the engine's own choice).
 
     Raises:
         SpxError: for an unknown name, or an engine that cannot run here, saying why.
@@ -51,4 +54,4 @@ def get(name: str = "auto", **options) -> Engine:
     return _module(name).make(**options)
 
 
-__all__ = ["CHOICES", "NAMES", "Engine", "Job", "Weights", "emulated", "fastest", "get", "why_not"]
+__all__ = ["CHOICES", "NAMES", "PRECISIONS", "Engine", "Job", "Weights", "emulated", "fastest", "get", "why_not"]

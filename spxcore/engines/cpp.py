@@ -32,7 +32,7 @@ def make(precision: str = "fp32", threads: int | None = None, device: str | None
         device: "cpu" or None.
         isa: "avx512", "avx2" or "portable"; None takes SPX_ISA's, or the fastest one.
     """
-    require(precision in ("fp32", "bf16"), "precision", "fp32 or bf16", repr(precision))
+    require(precision in ("fp32", "bf16"), "precision", "fp32 or bf16 for the cpp engine", repr(precision))
     have_bf16 = precision == "fp32" or native.native().have_bf16()
     needs = "for bf16 the cpp engine needs a processor with AMX, or one of AMD's with AVX512_BF16"
     require(have_bf16, "precision", "fp32 on this machine", "bf16", needs)

@@ -38,7 +38,7 @@ def make(precision: str = "fp32", threads: int | None = None, device: str | None
     """
     from ..plan.passes import PRECISIONS
 
-    require(precision in PRECISIONS, "precision", ", ".join(PRECISIONS), repr(precision))
+    require(precision in PRECISIONS, "precision", f"{', '.join(PRECISIONS)} for the cuda engine", repr(precision))
     count = native.cuda().device_count()
     match = re.fullmatch(r"cuda(?::(\d+))?", device or "cuda")
     number = int(match[1] or 0) if match else count

@@ -24,7 +24,7 @@ def why_not() -> None:
 
 def make(precision: str = "fp32", threads: int | None = None, device: str | None = None) -> TorchWavefront:
     """The engine, in fp32 or with bf16 autocast."""
-    require(precision in ("fp32", "bf16"), "precision", "fp32 or bf16", repr(precision))
+    require(precision in ("fp32", "bf16"), "precision", "fp32 or bf16 for the torch engine", repr(precision))
     return TorchWavefront(precision, threads, device)
 
 

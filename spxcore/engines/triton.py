@@ -84,7 +84,7 @@ def make(precision: str = "fp32", threads: int | None = None, device: str | None
         threads: not used.
         device: "cuda", "cuda:N" or None.
     """
-    require(precision in PRECISIONS, "precision", " or ".join(PRECISIONS), repr(precision))
+    require(precision in PRECISIONS, "precision", f"{', '.join(PRECISIONS)} for the triton engine", repr(precision))
     allowed = device is None or interpreted() or device.split(":")[0] == "cuda"
     require(allowed, "device", "cuda or cuda:N for the triton engine", repr(device))
     return Triton(precision, device)

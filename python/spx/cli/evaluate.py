@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 
 from spxcore import __version__
-from spxcore.engines import CHOICES
+from spxcore.engines import CHOICES, PRECISIONS
 from spxcore.errors import SpxError, require
 
 from . import run
@@ -47,7 +47,12 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("--temperature", type=float, default=1.0, metavar="T", help="factor on the pixels' spread (1)")
     p.add_argument("--seed", type=int, default=0, metavar="S", help="of samples and codes (0)")
     p.add_argument("--engine", choices=CHOICES, default="auto", help="auto: the fastest that can run here")
-    p.add_argument("--precision", choices=("fp32", "bf16"), default="fp32", help="arithmetic of the drawing (fp32)")
+    p.add_argument(
+        "--precision",
+        choices=PRECISIONS,
+        default="fp32",
+        help="arithmetic of the drawing (fp32); tf32: triton and cuda",
+    )
     p.add_argument("--threads", type=int, metavar="T", help="CPU threads (all)")
     p.add_argument("--out", type=Path, metavar="FOLDER", help="folder for report.json, report.md and the figures")
     p.add_argument(

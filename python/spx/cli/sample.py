@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from spxcore import __version__
-from spxcore.engines import CHOICES
+from spxcore.engines import CHOICES, PRECISIONS
 from spxcore.errors import SpxError, require
 
 from . import run
@@ -53,7 +53,12 @@ def parser() -> argparse.ArgumentParser:
     )
     how.add_argument("--engine", choices=CHOICES, default="auto", help="auto: the fastest that can run here")
     how.add_argument("--fast", action="store_true", help="insist on the fastest engine (what auto does)")
-    how.add_argument("--precision", choices=("fp32", "bf16"), default="fp32", help="arithmetic of the network (fp32)")
+    how.add_argument(
+        "--precision",
+        choices=PRECISIONS,
+        default="fp32",
+        help="arithmetic of the network (fp32); tf32: triton and cuda",
+    )
     how.add_argument("--threads", type=int, metavar="T", help="CPU threads (all)")
     how.add_argument("--device", metavar="DEVICE", help="cpu, cuda, cuda:1 ... (the engine's own choice)")
     result = p.add_argument_group("result")

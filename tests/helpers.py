@@ -10,7 +10,8 @@ import torch
 
 from spx.model import SpatialPixelCNN
 from spx.prior import Prior
-from spxcore.config import NetworkConfig
+from spxcore import engines
+from spxcore.config import NetworkConfig, preset
 from spxcore.engines import Job, Weights
 from spxcore.network import PixelCNN
 from spxcore.sampler import first_difference
@@ -89,6 +90,34 @@ def job(configuration: NetworkConfig, height: int, width: int, images: int = 1, 
     if configuration.conditioning == "spatial":
         maps = g.normal(size=(images, configuration.maps, 6, 6)).astype(np.float32)
     return Job(height, width, seed, np.arange(images), z, maps, **options)
+
+
+# Network, height, width, images: what the GPU engines draw on a GPU, and what takes too long without one.
+FOR_A_GPU = [
+    ("small-8x8", 28, 28, 64),
+    ("large-8x8", 28, 28, 64),
+    ("paper-large-4x4", 9, 14, 3),
+    ("paper-small-8x8", 56, 57, 3),
+    ("small-16x16", 31, 45, 3),
+    ({"channels": 3, "filters": 25, "layers": 2, "mixtures": 10, "conditioning": "spatial"}, 56, 56, 1),
+    ("small-8x8", 12, 1400, 1),
+]
+
+_EXPECTED = {}
+
+
+def expected_images(network_of: str | dict, height: int, width: int, images: int) -> tuple[Weights, Job, np.ndarray]:
+    """A network (a preset, or fields of `config`), a job, and what the reference draws; each drawn once.
+
+    Of more than a thousand pixels the wavefront in torch draws them, which tests of its own compare with the reference.
+    """
+    key = str(network_of), height, width, images
+    if key not in _EXPECTED:
+        c = preset(network_of) if isinstance(network_of, str) else config(**network_of)
+        weights, task = Weights.of(network(c)), job(c, height, width, images)
+        engine = engines.get("reference" if height * width * images <= 1000 else "torch")
+        _EXPECTED[key] = weights, task, engine.sample(weights, task)
+    return _EXPECTED[key]
 
 
 def close(a: np.ndarray, b: np.ndarray, tolerance: float) -> bool:

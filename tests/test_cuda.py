@@ -5,7 +5,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from helpers import config, job, network, same_images
+from helpers import FOR_A_GPU, config, expected_images, job, network, same_images
 from test_plan import close, double, windows
 
 from spxcore import Weights, engines, native
@@ -112,22 +112,6 @@ def test_passes_share_weights(spatial):
 # ---- images ----------------------------------------------------------------------------------------------------------
 
 
-@pytest.fixture(scope="module")
-def reference_images():
-    """Drawings of the reference engine, each made once."""
-    drawn = {}
-
-    def get(fields, height, width, images):
-        key = (*sorted(fields.items()), height, width, images)
-        if key not in drawn:
-            weights = Weights.of(network(config(**fields)))
-            task = job(weights.config, height, width, images)
-            drawn[key] = weights, task, engines.get("reference").sample(weights, task)
-        return drawn[key]
-
-    return get
-
-
 def sample_with(engine, weights, task) -> np.ndarray:
     image = engine.sample(weights, task)
     assert np.ptp(image) > 100  # a comparison of constants would prove nothing
@@ -135,21 +119,38 @@ def sample_with(engine, weights, task) -> np.ndarray:
 
 
 @pytest.mark.parametrize(
-    ("fields", "height", "width", "images"),
+    ("network_of", "height", "width", "images"),
     [
         (SPATIAL, 8, 8, 1),
         (SPATIAL, 13, 21, 3),
+        (SPATIAL, 28, 28, 1),
+        ({"patch": 4, "filters": 3, **SPATIAL}, 56, 56, 1),
         ({"patch": 4, **SPATIAL}, 4, 37, 1),
         ({"patch": 4, "channels": 3}, 23, 4, 2),
+        ({"patch": 4, "channels": 3}, 5, 6, 64),
+        ({"patch": 8}, 15, 9, 3),
         ({"patch": 8, "channels": 3, **SPATIAL}, 11, 17, 1),
         ({"coordinates": False, "latent": 0}, 9, 15, 1),
         ({"patch": 16, "filters": 4, "latent": 0}, 18, 19, 1),
+        ({"patch": 16, "filters": 3, "channels": 3, **SPATIAL}, 17, 19, 1),
+        ("small-8x8", 10, 13, 1),
+        ("paper-large-4x4", 4, 4, 1),
     ],
+    ids=lambda value: str(value).replace(" ", ""),
 )
 @pytest.mark.parametrize("on", ON)
-def test_free_running_it_draws_what_the_reference_draws(fields, height, width, images, on, reference_images):
-    weights, task, expected = reference_images(fields, height, width, images)
+def test_free_running_it_draws_what_the_reference_draws(network_of, height, width, images, on):
+    weights, task, expected = expected_images(network_of, height, width, images)
     same_images(weights, task, sample_with(on(blocks=2, warps=1, windows=3), weights, task), expected)
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not native.have_cuda(), reason=native.why_no_cuda() or "there is a GPU")
+@pytest.mark.filterwarnings("ignore:cuda. .*the triton engine draws instead")  # the large network, in fp32
+@pytest.mark.parametrize(("network_of", "height", "width", "images"), FOR_A_GPU, ids=str)
+def test_on_a_gpu(network_of, height, width, images):
+    weights, task, expected = expected_images(network_of, height, width, images)
+    same_images(weights, task, sample_with(cuda.make(), weights, task), expected)
 
 
 @needs_native

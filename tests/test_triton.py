@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from helpers import EDGE, config, double, job, network, same_images
+from helpers import EDGE, FOR_A_GPU, config, double, expected_images, job, network, same_images
 
 pytest.importorskip("triton", reason="Triton is not installed")
 
@@ -266,7 +266,7 @@ def spatial() -> Weights:
     [
         (SPATIAL, 5, 6, 1),
         ({"patch": 4, "channels": 3}, 5, 5, 3),
-        ({"patch": 4, "latent": 0, "coordinates": False}, 4, 4, 1),
+        ({"patch": 4, "latent": 0, "coordinates": False}, 4, 4, 64),
         pytest.param({"patch": 8, **SPATIAL, "filters": 3}, 8, 9, 1, marks=pytest.mark.slow),
     ],
     ids=lambda value: str(value).replace(" ", ""),
@@ -310,16 +310,18 @@ def test_what_progress_raises_stops_the_drawing(spatial):
 
 
 @pytest.mark.gpu
-@pytest.mark.parametrize("precision", triton.PRECISIONS)
-@pytest.mark.parametrize(("size", "images"), [((28, 28), 64), ((56, 57), 3), ((224, 224), 1)])
-def test_on_a_gpu(precision, size, images):
-    weights = Weights.of(network(config(filters=25, layers=2, mixtures=10, latent=60, maps=12, conditioning="spatial")))
-    task = job(weights.config, *size, images)
+@pytest.mark.parametrize(
+    ("precision", "network_of", "height", "width", "images"),
+    [("fp32", *what) for what in FOR_A_GPU] + [(precision, *FOR_A_GPU[0]) for precision in triton.PRECISIONS[1:]],
+    ids=str,
+)
+def test_on_a_gpu(precision, network_of, height, width, images):
+    weights, task, expected = expected_images(network_of, height, width, images)
     counts = []
     drawn = triton.make(precision).sample(weights, task, counts.append)
-    assert sum(counts) == images * size[0] * size[1] and np.ptp(drawn) > 100
+    assert sum(counts) == images * height * width and np.ptp(drawn) > 100
     if precision in ("fp32", "tf32x3"):
-        same_images(weights, task, drawn, TorchWavefront(device="cuda").sample(weights, task))
+        same_images(weights, task, drawn, expected)
 
 
 # ---- the interface ---------------------------------------------------------------------------------------------------

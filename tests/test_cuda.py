@@ -218,6 +218,14 @@ def test_what_progress_raises_stops_the_drawing(spatial, on):
 
 
 @needs_native
+def test_a_row_does_not_wait_for_ever(spatial):
+    """The bound on spinning: with no patience at all, the first wait ends the drawing with an error, in every block."""
+    impatient = cuda.Cuda(native.native().CudaEmulation, blocks=3, patience=1)
+    with pytest.raises(RuntimeError, match=r"^cuda: a row waited for the row above for too long"):
+        impatient.sample(spatial, job(spatial.config, 3000, 300))
+
+
+@needs_native
 def test_other_python_threads_run_meanwhile(spatial):
     turns, over = [0], threading.Event()
 
@@ -251,6 +259,23 @@ def test_without_a_gpu_it_says_why():
     assert engines.why_not("cuda") == native.why_no_cuda()
     with pytest.raises(SpxError, match="engine: cuda cannot run here: "):
         engines.get("cuda")
+
+
+def test_the_gpu_that_is_asked_for_is_looked_at(monkeypatch):
+    class Gpus:
+        Engine = None
+        device_count = staticmethod(lambda: 2)
+        compute_capability = staticmethod([90, 75].__getitem__)
+
+    monkeypatch.setattr(native, "have_cuda", lambda: True)
+    monkeypatch.setattr(native, "cuda", lambda: Gpus)
+    assert cuda.make().options == {"device": 0} and cuda.why_not() is None
+    with pytest.raises(SpxError, match=r"^device: the cuda engine cannot run on cuda:1: its kernels need .* has 7.5$"):
+        cuda.make(device="cuda:1")
+    with pytest.raises(
+        SpxError, match=r"^device: expected cuda, or cuda:0 to cuda:1, for the cuda engine, got 'cuda:2'"
+    ):
+        cuda.make(device="cuda:2")
 
 
 def test_a_network_that_does_not_fit_is_drawn_by_triton(spatial, monkeypatch):

@@ -6,9 +6,11 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+import torch
 from helpers import EDGE, config, job, network, same_images
 
 from spxcore import Weights, engines, sample
+from spxcore.engines.base import torch_device
 from spxcore.engines.reference import Reference
 from spxcore.engines.torch import TorchWavefront
 from spxcore.errors import SpxError
@@ -351,6 +353,14 @@ def test_unknown_engine():
 def test_unknown_precision(name, precision):
     with pytest.raises(SpxError, match=f"^precision: expected fp32.*, got '{precision}'"):
         engines.get(name, precision=precision)
+
+
+def test_a_gpu_that_is_not_there(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    assert torch_device("cuda:1") == torch.device("cuda:1") and torch_device(None) == torch.device("cuda")
+    with pytest.raises(SpxError, match=r"^device: expected cpu, cuda, or cuda:0 to cuda:1, got 'cuda:2'"):
+        torch_device("cuda:2")
 
 
 @pytest.mark.parametrize("device", ["gpu", "cuda:99", "meta", "mps"])

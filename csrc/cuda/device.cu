@@ -164,6 +164,7 @@ struct Device::State {
     const auto room = static_cast<size_t>(attribute(cudaDevAttrMaxSharedMemoryPerBlockOptin, options.device));
     const int fitting = room > fixed ? static_cast<int>(std::min<size_t>((room - fixed) / arena, MOST_WINDOWS)) : 0;
     if (options.windows == 0) options.windows = std::max(1, std::min(fitting, tables.patch));
+    if (options.patience == 0) options.patience = PATIENCE;
     if (options.warps == 0 || options.warps > MOST_THREADS / 32) options.warps = MOST_THREADS / 32;
     memory = {nullptr, static_cast<int32_t>(fixed), options.windows, tables.words};
     const bool fits = options.windows <= fitting;
@@ -221,8 +222,10 @@ void Device::sample(const Job& job, const Report& report) const {
   there.out = arrays.zeros<uint8_t>(bytes);
   MappedArray<Flag> flags(2);  // stop, stuck
   MappedArray<Counter> drawn(s.options.blocks);
-  const Shared shared{arrays.zeros<Counter>(1), arrays.zeros<Flag>(n * job.height), flags.device(), flags.device() + 1,
-                      drawn.device()};
+  Shared shared{};
+  shared.next = arrays.zeros<Counter>(1), shared.drawn = arrays.zeros<Flag>(n * job.height);
+  shared.stop = flags.device(), shared.stuck = flags.device() + 1, shared.pixels = drawn.device();
+  shared.patience = s.options.patience;
   const Stream stream;
   check(cudaDeviceSynchronize(), "preparing the job");  // what was cleared and copied above is there
   s.kernels.sample<<<s.options.blocks, s.threads(), s.shared_bytes, stream.get()>>>(s.net, there, shared, s.memory);
@@ -245,8 +248,7 @@ void Device::sample(const Job& job, const Report& report) const {
   }
   check(cudaMemcpy(job.out, there.out, bytes, cudaMemcpyDeviceToHost), "copying the images from the device");
   tell();
-  if (flags.get(1))
-    throw std::runtime_error("cuda: a row waited for the row above for too long; this is a mistake in spx");
+  check_stuck(flags.get(1) != 0);
 }
 
 void Device::evaluate(const Known& known) const {

@@ -12,6 +12,7 @@ Emulation::Emulation(Tables tables, Options options) : tables_(std::move(tables)
   if (options_.blocks == 0) options_.blocks = 1;
   if (options_.warps == 0) options_.warps = 1;
   if (options_.windows == 0) options_.windows = 2;
+  if (options_.patience == 0) options_.patience = PATIENCE;
 }
 
 // Runs work(block, scratch, recent, windows) as a grid; each block has its own memory, of exactly the size that it may
@@ -46,7 +47,7 @@ void Emulation::sample(const Job& job, const Report& report) const {
   std::vector<Flag> drawn(static_cast<size_t>(job.images) * job.height);
   Flag stop{0}, stuck{0};
   std::vector<Counter> pixels(options_.blocks);
-  const Shared shared{&next, drawn.data(), &stop, &stuck, pixels.data()};
+  const Shared shared{&next, drawn.data(), &stop, &stuck, pixels.data(), options_.patience};
   std::atomic<bool> over{false};
   int64_t reported = 0;
   const auto tell = [&] {
@@ -74,6 +75,7 @@ void Emulation::sample(const Job& job, const Report& report) const {
   }
   grid.join();
   tell();
+  check_stuck(stuck.load() != 0);
 }
 
 void Emulation::evaluate(const Known& known) const {

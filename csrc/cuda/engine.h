@@ -4,6 +4,7 @@
 
 #include <cstdint>
 #include <functional>
+#include <stdexcept>
 #include <string>
 #include <vector>
 
@@ -46,11 +47,20 @@ struct Tables {
 
 // How a network is run; 0 lets the runner choose.
 struct Options {
-  int device = 0;   // which GPU
-  int blocks = 0;   // of the grid
-  int warps = 0;    // of a block
-  int windows = 0;  // that a block runs ahead of its row's drawing
+  int device = 0;    // which GPU
+  int blocks = 0;    // of the grid
+  int warps = 0;     // of a block
+  int windows = 0;   // that a block runs ahead of its row's drawing
+  int patience = 0;  // turns that a row waits for the row above before the drawing is given up
 };
+
+// Half a minute or more, where a row waits for microseconds.
+constexpr int PATIENCE = 1 << 29;
+
+// Throws if a block gave up.
+inline void check_stuck(bool stuck) {
+  if (stuck) throw std::runtime_error("cuda: a row waited for the row above for too long; this is a mistake in spx");
+}
 
 // Called now and then with the number of pixels drawn since the last call; if it returns false the drawing stops soon.
 using Report = std::function<bool(int64_t)>;

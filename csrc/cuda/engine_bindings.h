@@ -77,8 +77,9 @@ template <typename Runner>
 class Engine {
  public:
   Engine(int patch, int channels, int parameters, int place_inputs, const py::object& passes, int device, int blocks,
-         int warps, int windows)
-      : Engine(tables_of(patch, channels, parameters, place_inputs, passes), device, blocks, warps, windows) {}
+         int warps, int windows, int patience)
+      : Engine(tables_of(patch, channels, parameters, place_inputs, passes),
+               checked({device, blocks, warps, windows, patience})) {}
 
   void sample(int height, int width, const py::int_& seed, const py::object& images, const py::object& latent,
               const py::object& maps, const py::object& y_axis, const py::object& x_axis, float scale,
@@ -171,9 +172,9 @@ class Engine {
     int32_t patch, channels, parameters, place_inputs, latents;
   };
 
-  Engine(Tables tables, int device, int blocks, int warps, int windows)
+  Engine(Tables tables, Options options)
       : sizes_{tables.patch, tables.channels, tables.parameters, tables.place_inputs, tables.latents},
-        runner_(std::move(tables), checked({device, blocks, warps, windows})) {}
+        runner_(std::move(tables), options) {}
 
   static Options checked(Options options) {
     const auto check = [](const char* name, int value, int most) {
@@ -184,6 +185,7 @@ class Engine {
     };
     check("device", options.device, 1 << 10), check("blocks", options.blocks, 1 << 16);
     check("warps", options.warps, 32), check("windows", options.windows, 64);
+    check("patience", options.patience, PATIENCE);
     return options;
   }
 
@@ -195,12 +197,13 @@ template <typename Runner>
 void define_engine(py::module_& module, const char* name, const char* doc) {
   using Type = Engine<Runner>;
   py::class_<Type>(module, name, doc)
-      .def(py::init<int, int, int, int, const py::object&, int, int, int, int>(), py::arg("patch"), py::arg("channels"),
-           py::arg("parameters"), py::arg("place_inputs"), py::arg("passes"), py::arg("device") = 0,
-           py::arg("blocks") = 0, py::arg("warps") = 0, py::arg("windows") = 0,
+      .def(py::init<int, int, int, int, const py::object&, int, int, int, int, int>(), py::arg("patch"),
+           py::arg("channels"), py::arg("parameters"), py::arg("place_inputs"), py::arg("passes"),
+           py::arg("device") = 0, py::arg("blocks") = 0, py::arg("warps") = 0, py::arg("windows") = 0,
+           py::arg("patience") = 0,
            R"(patch: m. channels: C. parameters: P, of a pixel's mixture. place_inputs: D, 0, 2 or 3 + maps.
 passes: a spxcore.plan.passes.Passes. device: number of the GPU. blocks, warps, windows: of the grid, of a block, that a block runs
-ahead; 0 for as many as fit. Raises ValueError for an index out of range.)")
+ahead; 0 for as many as fit. patience: turns that a row waits for the row above, 0 for minutes. Raises ValueError for an index out of range.)")
       .def("sample", &Type::sample, py::arg("height"), py::arg("width"), py::arg("seed"), py::arg("images"),
            py::arg("latent"), py::arg("maps"), py::arg("y_axis"), py::arg("x_axis"), py::arg("scale"),
            py::arg("temperature"), py::arg("map"), py::arg("out"), py::arg("progress"),

@@ -28,11 +28,12 @@ struct Job {
 
 // What the blocks share, and the host.
 struct Shared {
-  Counter* next;    // rows taken
-  Flag* drawn;      // [N][H], pixels drawn of each row
-  Flag* stop;       // raised by the host, or with `stuck`
-  Flag* stuck;      // raised by a block that has waited for too long
-  Counter* pixels;  // [blocks], drawn by each block
+  Counter* next;     // rows taken
+  Flag* drawn;       // [N][H], pixels drawn of each row
+  Flag* stop;        // raised by the host, or with `stuck`
+  Flag* stuck;       // raised by a block that has waited for too long
+  Counter* pixels;   // [blocks], drawn by each block
+  int32_t patience;  // turns of `pause` after which a wait is given up
 };
 
 // A block's own memory.
@@ -40,9 +41,6 @@ struct Scratch {
   int64_t item;  // the row in work, as the leader took it
   int32_t go;    // the leader's word that the drawing goes on
 };
-
-// Turns of `pause` after which a wait is given up: half a minute or more, where a row waits for microseconds.
-constexpr int64_t PATIENCE = int64_t{1} << 29;
 
 // Fractions of a window's range at which the places of a resolution lie (paper, section 4.1;
 // spxcore.coords.place_axis).
@@ -144,7 +142,7 @@ class Worker {
         const Flag* above = shared_.drawn + static_cast<int64_t>(image_) * job_.height + row_ - 1;
         for (int64_t turn = 1; go && acquire(above) < columns; ++turn) {
           pause();
-          if (turn == PATIENCE) raise(shared_.stuck), raise(shared_.stop);
+          if (turn == shared_.patience) raise(shared_.stuck), raise(shared_.stop);
           if (turn % 256 == 0) go = !peek(shared_.stop);
         }
       }

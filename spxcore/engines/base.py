@@ -142,11 +142,8 @@ def torch_device(device: str | None) -> torch.device:
         found = torch.device(device)
     except RuntimeError:
         found = None
-    there = found is not None and (found.type == "cpu" or (found.type == "cuda" and torch.cuda.is_available()))
-    require(
-        there,
-        "device",
-        "cpu" + (", cuda, cuda:N" if torch.cuda.is_available() else " (this machine has no GPU torch can use)"),
-        repr(device),
-    )
+    count = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    there = found is not None and (found.type == "cpu" or (found.type == "cuda" and (found.index or 0) < count))
+    gpus = f", cuda, or cuda:0 to cuda:{count - 1}" if count else " (this machine has no GPU torch can use)"
+    require(there, "device", "cpu" + gpus, repr(device))
     return found

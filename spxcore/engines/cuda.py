@@ -18,11 +18,11 @@ from .base import Job, Weights
 LEAST_CAPABILITY = 80
 
 
-def why_not() -> str | None:
-    """Why it cannot run here; None if it can."""
+def why_not(device: int = 0) -> str | None:
+    """Why it cannot run here, on GPU number `device`; None if it can."""
     if not native.have_cuda():
         return native.why_no_cuda()
-    capability = native.cuda().compute_capability(0)
+    capability = native.cuda().compute_capability(device)
     if capability < LEAST_CAPABILITY:
         return f"its kernels need a GPU of compute capability 8.0 or more, this one has {capability / 10}"
     return None
@@ -43,6 +43,9 @@ def make(precision: str = "fp32", threads: int | None = None, device: str | None
     match = re.fullmatch(r"cuda(?::(\d+))?", device or "cuda")
     number = int(match[1] or 0) if match else count
     require(number < count, "device", f"cuda, or cuda:0 to cuda:{count - 1}, for the cuda engine", repr(device))
+    reason = why_not(number)
+    if reason:
+        raise SpxError(f"device: the cuda engine cannot run on cuda:{number}: {reason}")
     return Cuda(native.cuda().Engine, precision, device=number)
 
 

@@ -7,7 +7,8 @@ import sys
 def main(path: str) -> None:
     with open(path) as file:
         figures = json.load(file)
-    rows = [b["extra_info"] for b in figures["benchmarks"] if "device" in b["extra_info"]]
+    infos = [b["extra_info"] for b in figures["benchmarks"]]
+    rows, training = ([info for info in infos if key in info] for key in ("device", "training"))
     if not rows:
         print("No figures: nothing ran on a GPU.")
         return
@@ -27,6 +28,11 @@ def main(path: str) -> None:
         f"{first['device']}, CUDA {first['cuda']}; spx {info['version']}, commit {figures['commit_info'].get('id', '?')[:8]}, torch "
         f"{info['torch']}; {figures['datetime'][:10]}."
     )
+    for row in training:
+        how = "the fused layer" if row["fused"] else "PyTorch"
+        print(
+            f"\nTraining pass of {row['training']}, {row['patches']} patches, with {how}: {row['milliseconds']:.2f} ms."
+        )
 
 
 if __name__ == "__main__":

@@ -14,11 +14,14 @@ import torch
 
 from spxcore import Job, Weights, engines, native, preset
 from spxcore.engines.cuda import Cuda
+from spxcore.layers import GatedResnet
 from spxcore.network import PixelCNN
 from spxcore.plan import compile_network
 from spxcore.schedule import Wavefront
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs an NVIDIA GPU, and PyTorch finds none")
+
+DEVICE = "cuda"
 
 # Pixels that the naive loop is timed on, one evaluation of the network each; its other figures are this rate times their pixels.
 NAIVE_SIDE = 16
@@ -131,3 +134,28 @@ def test_grids(benchmark, weights, naive, ceiling, name, warps, windows):
     shape = (1, 128, 1400) if name.startswith("1 ") else JOBS[name]
     variant = f"cuda bf16 ({blocks} blocks, {warps} warps, {windows} windows)"
     measure(benchmark, weights, naive, ceiling, name, variant, engine, shape)
+
+
+@pytest.mark.parametrize("fused", [False, True], ids=["PyTorch", "fused"])
+@pytest.mark.parametrize("name", ["small-8x8", "large-8x8"])
+def test_training_pass(benchmark, name, fused):
+    """Forward and backward of the network in training: whether `spx-train --fused` is worth it."""
+    c, patches = preset(name), 128
+    net = PixelCNN(c).to(DEVICE).train()
+    for layer in net.modules():
+        if isinstance(layer, GatedResnet):
+            layer.fused = fused
+    x = 2 * torch.rand(patches, c.channels, c.patch, c.patch, device=DEVICE) - 1
+    places = [torch.randn(patches, c.place_inputs, side, side, device=DEVICE) for side in c.resolutions()]
+    z = torch.randn(patches, c.latent, device=DEVICE)
+
+    def forward_and_backward() -> None:
+        net(x, places, z).square().mean().backward()
+        torch.cuda.synchronize()
+
+    benchmark.pedantic(forward_and_backward, rounds=20, warmup_rounds=3)
+    milliseconds = 1000 * benchmark.stats.stats.median
+    benchmark.extra_info |= {"training": name, "patches": patches, "fused": fused, "milliseconds": milliseconds}
+    print(
+        f"training pass of {name}, {patches} patches, {'fused' if fused else 'PyTorch'}: {milliseconds:.2f} ms (median of 20)"
+    )

@@ -70,7 +70,9 @@ PYTHON
 
 part build 130 env SPX_CUDA=1 SPX_REQUIRE_NATIVE=1 CUDAARCHS="${CUDAARCHS:-native}" "$python" setup.py build_ext --inplace
 part engines 15 "$python" -c "$(engines)"
-part tests 165 "$python" -m pytest -q -m gpu tests/test_cuda.py tests/test_triton.py tests/test_native.py
+part tests-cuda 75 "$python" -m pytest -q -n 4 -m gpu tests/test_cuda.py tests/test_native.py
+# All of Triton's tests: where there is a GPU none runs in the interpreter. Most of their time is the compiler's.
+part tests-triton 90 "$python" -m pytest -q -n 4 -k "not compile" tests/test_triton.py tests/test_fused.py
 tool memcheck 35 compute-sanitizer --tool memcheck --error-exitcode 1 "$python" -c "$(draw 10 14 2 small-4x4)"
 tool racecheck 35 compute-sanitizer --tool racecheck --error-exitcode 1 "$python" -c "$(draw 6 8 1 small-4x4)"
 part benchmarks 150 "$python" -m pytest -q -s benchmarks/test_gpu.py --benchmark-only --benchmark-json "$folder/gpu.json"

@@ -36,6 +36,7 @@ pytestmark = pytest.mark.timeout(900)  # on a busy machine the interpreter takes
 
 HAVE_GPU = torch.cuda.is_available()
 DEVICE = "cuda" if HAVE_GPU else "cpu"
+BLOCKS = blocks_for(torch.cuda.get_device_capability()[0]) if HAVE_GPU else INTERPRETER
 SPATIAL = {"patch": 4, "conditioning": "spatial"}
 
 # Largest difference from the NumPy executor in fp64, relative to the largest number of the stage. Measured in the interpreter, where
@@ -234,17 +235,17 @@ SMALL_TILES = Blocks(
 @pytest.mark.parametrize(
     ("fields", "precision", "wave", "blocks"),
     [
-        (SPATIAL, "fp32", 5, INTERPRETER),  # interior, and the first window of a row
-        (SPATIAL, "fp32", 2, INTERPRETER),  # the rows above it
-        (SPATIAL, "bf16", 5, INTERPRETER),
-        ({"patch": 4, "channels": 3}, "fp32", 4, INTERPRETER),
-        ({"patch": 4, "coordinates": False, "latent": 0, "filters": 17}, "tf32x3", 3, INTERPRETER),
+        (SPATIAL, "fp32", 5, BLOCKS),  # interior, and the first window of a row
+        (SPATIAL, "fp32", 2, BLOCKS),  # the rows above it
+        (SPATIAL, "bf16", 5, BLOCKS),
+        ({"patch": 4, "channels": 3}, "fp32", 4, BLOCKS),
+        ({"patch": 4, "coordinates": False, "latent": 0, "filters": 17}, "tf32x3", 3, BLOCKS),
         (SPATIAL, "tf32", 1, SMALL_TILES),
     ],
     ids=["spatial", "top rows", "bf16", "rgb", "neither, 17 filters", "small tiles"],
 )
 def test_every_stage_teacher_forced(fields, precision, wave, blocks):
-    size = (6, 11) if blocks is INTERPRETER else (4, 8)
+    size = (6, 11) if blocks is BLOCKS else (4, 8)
     forced = Forced(fields, precision, wave, blocks, size=size)
     forced.run()
     for stage, (error, largest) in forced.worst.items():

@@ -5,11 +5,15 @@ import subprocess
 import sys
 import threading
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
 from helpers import close, config, double, job, network, same_images, windows
+from PIL import Image
 
+import spx
+from spx.evaluate import likelihood
 from spxcore import Weights, engines, native, sample
 from spxcore.engines import cpp
 from spxcore.engines.torch import TorchWavefront
@@ -18,6 +22,7 @@ from spxcore.mixture import probabilities
 from spxcore.plan import compile_network, execute
 from spxcore.plan.program import full_program, tables, window_programs
 from spxcore.sampler import first_difference
+from spxcore.schedule import window_origin
 
 pytestmark = pytest.mark.skipif(not native.have_native(), reason=native.why_no_native() or "built")
 
@@ -231,6 +236,40 @@ def test_bf16_hardly_changes_the_distributions():
     )
     divergence = (p * np.log2((p + 1e-30) / (q + 1e-30))).sum(axis=1)
     assert 0 < divergence.mean() <= 1e-3
+
+
+@needs_bf16
+def test_bf16_of_the_shipped_model():
+    """Pixels of real digits, each in the window that draws it: at most 1e-4 bits of divergence, 0.002 bits a dimension.
+
+    docs/how-it-works.md has what `pytest -s` prints here.
+    """
+    model, folder = spx.load("mnist-8x8"), Path(spx.__file__).parent / "assets" / "digits"
+    images = np.stack([np.asarray(Image.open(path)) for path in sorted(folder.glob("*.png"))])[:, None]
+    r, c = (a.ravel() for a in np.indices((28, 28)))
+    top, first = window_origin(r, c, 8)
+    window, place = 21 * top + first, 8 * (r - top) + c - first
+    pixels, bits = [], []
+
+    class Recorded:
+        def __init__(self, precision: str):
+            self.engine, self.p = cpp.make(precision=precision), []
+
+        def whole_windows(self, *args):
+            params = self.engine.whole_windows(*args)
+            self.p.append(probabilities(params[window, place]))
+            return params
+
+    for precision in ("fp32", "bf16"):
+        engine = Recorded(precision)
+        bits.append(likelihood(model, images, engine=engine).patch)
+        pixels.append(np.concatenate(engine.p))
+    p, q = pixels
+    divergence = (p * np.log2((p + 1e-30) / (q + 1e-30))).sum(axis=1)
+    print(f"\n{len(p)} pixels: mean divergence {divergence.mean():.1e} bits, largest {divergence.max():.1e};", end=" ")
+    print(f"{bits[0]:.4f} bits a dimension, in bf16 {bits[1] - bits[0]:+.5f}")
+    assert 0 < divergence.mean() <= 1e-4
+    assert bits[1] - bits[0] <= 0.002
 
 
 # ---- the engine's interface ------------------------------------------------------------------------------------------

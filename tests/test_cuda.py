@@ -286,12 +286,13 @@ def test_a_network_that_does_not_fit_is_drawn_by_triton(spatial, monkeypatch):
         def sample(self, weights, job, progress, out):
             return job.empty(weights.config)
 
-    asked = {}
+    asked, engine = {}, cuda.Cuda(too_large, "bf16", device=1)
     monkeypatch.setattr(engines, "get", lambda name, **options: asked.update(options, name=name) or Triton())
     with pytest.warns(
         UserWarning, match="cuda: the network's windows take 9999 KB each; the triton engine draws instead"
     ):
-        cuda.Cuda(too_large, "bf16", device=1).sample(spatial, job(spatial.config, 8, 8))
+        engine.sample(spatial, job(spatial.config, 8, 8))
+    assert engine.name == "triton"
     assert asked == {"name": "triton", "precision": "bf16", "device": "cuda:1"}
 
 

@@ -116,6 +116,7 @@ class Cuda:
             from . import get
 
             warnings.warn(f"{reason}; the triton engine draws instead", stacklevel=2)
+            self.name = "triton"  # commands report who drew
             device = f"cuda:{self.options.get('device', 0)}"
             return get("triton", precision=self.precision, device=device).sample(weights, job, progress, out)
         out = job.empty(config) if out is None else out

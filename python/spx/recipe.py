@@ -37,6 +37,7 @@ class Recipe:
         weight_decay: L2 regularisation, added to the gradient
         ema: decay of the average of the weights that is evaluated, sampled and saved
         kl_weight: factor on the VAE's KL term; under 1 the code tells more
+        patch_weight: factor on the patch loss with --vae joint; images of 28x28 and patches of 8x8 pixels count alike at 12.25
         prior: mixture: Gaussians fitted to the training codes, a set a class; normal: N(0, I)
         components: Gaussians a class of the mixture prior
         prior_spread: factor on their standard deviations; under 1 draws codes nearer to those of real images
@@ -74,6 +75,7 @@ class Recipe:
     weight_decay: float = 0.0
     ema: float = 0.9995
     kl_weight: float = 0.8
+    patch_weight: float = 1.0
     prior: str = "mixture"
     components: int = 20
     prior_spread: float = 0.8
@@ -103,7 +105,7 @@ class Recipe:
         counts = ("vae_steps", "warmup", "patience", "validate_every", "sample_every", "save_every", "seed")
         for name in (*counts, "weight_decay", "kl_weight", "contrast"):
             require(getattr(self, name) >= 0, name, "0 or more", getattr(self, name))
-        for name in ("lr", "prior_spread"):
+        for name in ("lr", "prior_spread", "patch_weight"):
             require(getattr(self, name) > 0, name, "more than 0", getattr(self, name))
         require(0 < self.lr_decay <= 1, "lr_decay", "0 < decay <= 1", self.lr_decay)
         require(0 <= self.spoilt <= 1, "spoilt", "0 to 1", self.spoilt)

@@ -85,7 +85,7 @@ class Objective(nn.Module):
                 patches = decoded_targets(patches, images, decoded.float(), self.recipe.contrast)
             nats = -log_prob(self.model(patches, z, decoded), patches.x).sum(dim=(1, 2))
             parts["patch"] = (patches.weight * nats).mean()
-            loss = loss + parts["patch"]
+            loss = loss + (self.recipe.patch_weight if self.phase == "joint" else 1.0) * parts["patch"]
         return {"loss": loss, **parts}
 
 

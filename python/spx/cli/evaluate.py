@@ -35,7 +35,9 @@ def parser() -> argparse.ArgumentParser:
         "--reconstructions", type=int, default=1000, metavar="K", help="reconstructions at each size; 0 none (1000)"
     )
     p.add_argument("--pairs-of", type=int, default=500, metavar="K", help="samples whose pairs MS-SSIM compares (500)")
-    p.add_argument("--subset", type=int, metavar="K", help="images of the likelihood; 0 leaves it out (all)")
+    p.add_argument(
+        "--subset", type=int, metavar="K", help="test images of the likelihood, spread evenly; 0 leaves it out (all)"
+    )
     p.add_argument(
         "--contours", type=int, nargs="*", default=[112], metavar="N", help="sizes of reconstructions only (112)"
     )

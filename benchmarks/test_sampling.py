@@ -18,7 +18,8 @@ from spxcore.plan import compile_network
 from spxcore.plan.program import tables, window_programs
 
 # Pixels that the naive loop is timed on; each is one evaluation of the network, wherever it is.
-NAIVE_PIXELS = 10 * 10
+NAIVE_SIDE = 28
+NAIVE_PIXELS = NAIVE_SIDE**2
 
 # images, height, width. The last is a strip of the 1400x1400 problem: its rate is that of the whole but for the cheaper first rows (3 %).
 JOBS = {
@@ -42,7 +43,7 @@ def weights() -> Weights:
 @pytest.fixture(scope="session")
 def naive(weights) -> float:
     """Seconds a pixel of the naive loop."""
-    job, engine = make_job(weights, 1, 10, 10), engines.get("reference")
+    job, engine = make_job(weights, 1, NAIVE_SIDE, NAIVE_SIDE), engines.get("reference")
     start = time.perf_counter()
     engine.sample(weights, job)
     return (time.perf_counter() - start) / NAIVE_PIXELS

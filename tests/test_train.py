@@ -110,6 +110,37 @@ def uninterrupted(data_dir, tmp_path_factory):
 # ---- learning --------------------------------------------------------------------------------------------------------
 
 
+def losses(trainer: Trainer) -> dict[str, float]:
+    """Loss and its parts of the first batch, always with the same code."""
+    torch.manual_seed(0)
+    with torch.no_grad():
+        return {name: float(value) for name, value in trainer.objective(*trainer._batch(0)).items()}
+
+
+def test_the_joint_loss_is_the_weighted_sum_of_its_parts(data_dir, tmp_path):
+    """Paper, equations 5 and 6."""
+    parts = losses(
+        Trainer(settings("joint", data_dir, kl_weight=0.5, patch_weight=12.25, dropout=0.0), tmp_path, progress=False)
+    )
+    assert parts["loss"] == pytest.approx(parts["image"] + 0.5 * parts["kl"] + 12.25 * parts["patch"], rel=1e-6)
+
+
+def test_decoded_targets_change_the_loss_of_large_sizes_alone(data_dir, tmp_path):
+    found = {}
+    for sizes in ((28, 28), (28, 1400)):
+        for targets in ("decoded", "data"):
+            run = tmp_path / f"{targets}-{sizes[1]}"
+            recipe_ = settings(
+                "frozen, spatial", data_dir, vae_steps=0, batch=32, patches_per_image=8, sizes=sizes, targets=targets
+            )
+            trainer = Trainer(recipe_, run, progress=False)
+            trainer.phase_index = 1
+            trainer._begin_phase()
+            found[sizes[1], targets] = losses(trainer)["loss"]
+    assert found[28, "decoded"] == found[28, "data"]
+    assert found[1400, "decoded"] != found[1400, "data"]
+
+
 @pytest.mark.parametrize("mode", MODES)
 def test_the_loss_falls(mode, data_dir, tmp_path):
     more = dict(

@@ -1,11 +1,13 @@
-"""Conditions that every figure carries: they go into pytest-benchmark's JSON (--benchmark-json FILE)."""
+"""What the benchmarks share: the network, and the conditions that go into pytest-benchmark's JSON (--benchmark-json FILE)."""
 
 import os
 
 import numpy as np
+import pytest
 import torch
 
-from spxcore import __version__, native
+from spxcore import Weights, __version__, native, preset
+from spxcore.network import PixelCNN
 
 
 def pytest_benchmark_update_machine_info(config, machine_info):
@@ -21,3 +23,10 @@ def pytest_benchmark_update_machine_info(config, machine_info):
         "fma_peak_per_core": native.native().fma_peak(0.5),
         "bf16_peak_per_core": native.native().bf16_peak(0.5),
     }
+
+
+@pytest.fixture(scope="session")
+def weights() -> Weights:
+    """The small 8x8 network with random weights: speed does not depend on what it learnt."""
+    torch.manual_seed(0)
+    return Weights.of(PixelCNN(preset("small-8x8")))

@@ -11,8 +11,9 @@ import time
 import numpy as np
 import pytest
 import torch
+from jobs import make_job
 
-from spxcore import Job, Weights, engines, native, preset
+from spxcore import engines, native, preset
 from spxcore.engines.cuda import Cuda
 from spxcore.layers import GatedResnet
 from spxcore.network import PixelCNN
@@ -36,12 +37,6 @@ VARIANTS = ("torch fp32", "triton fp32", "triton bf16", "cuda fp32", "cuda tf32"
 
 # warps of a block, windows that it runs ahead: what a block of the cuda engine is. Blocks fill the GPU.
 GRIDS = [(8, 2), (8, 1), (4, 1), (4, 2), (2, 1)]
-
-
-@pytest.fixture(scope="module")
-def weights() -> Weights:
-    torch.manual_seed(0)
-    return Weights.of(PixelCNN(preset("small-8x8")))
 
 
 @pytest.fixture(scope="module")
@@ -72,12 +67,6 @@ def ceiling() -> dict[str, float]:
         found[precision] = n**3 / best
     torch.backends.cuda.matmul.allow_tf32 = False
     return found
-
-
-def make_job(weights: Weights, images: int, height: int, width: int) -> Job:
-    g, c = np.random.default_rng(0), weights.config
-    z = g.normal(size=(images, c.latent))
-    return Job(height, width, 1, np.arange(images), z, g.normal(size=(images, c.maps, 56, 56)))
 
 
 def measure(benchmark, weights, naive, ceiling, name, variant, engine, shape) -> None:

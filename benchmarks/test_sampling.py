@@ -10,10 +10,9 @@ import time
 
 import numpy as np
 import pytest
-import torch
+from jobs import make_job
 
-from spxcore import Job, Weights, engines, native, preset
-from spxcore.network import PixelCNN
+from spxcore import Weights, engines, native
 from spxcore.plan import compile_network
 from spxcore.plan.program import tables, window_programs
 
@@ -35,24 +34,12 @@ TORCH_PIXELS = 13_000
 
 
 @pytest.fixture(scope="session")
-def weights() -> Weights:
-    torch.manual_seed(0)
-    return Weights.of(PixelCNN(preset("small-8x8")))
-
-
-@pytest.fixture(scope="session")
 def naive(weights) -> float:
     """Seconds a pixel of the naive loop."""
     job, engine = make_job(weights, 1, NAIVE_SIDE, NAIVE_SIDE), engines.get("reference")
     start = time.perf_counter()
     engine.sample(weights, job)
     return (time.perf_counter() - start) / NAIVE_PIXELS
-
-
-def make_job(weights: Weights, images: int, height: int, width: int) -> Job:
-    g, c = np.random.default_rng(0), weights.config
-    z = g.normal(size=(images, c.latent))
-    return Job(height, width, 1, np.arange(images), z, g.normal(size=(images, c.maps, 56, 56)))
 
 
 def macs_of(weights: Weights, images: int, height: int, width: int) -> int:

@@ -6,6 +6,7 @@
 
 #include <cmath>
 #include <cstdint>
+#include <exception>
 #include <string>
 #include <vector>
 
@@ -54,6 +55,29 @@ inline uint64_t checked_seed(const py::int_& seed) {
     throw py::value_error("seed: expected an integer from 0 to 2**64 - 1, got " + std::string(py::str(seed)));
   }
   return value;
+}
+
+// Runs work(report) without the GIL. report(pixels) hands the number on to `progress`, a Python function or None, and
+// says whether to go on. What Python raises, Ctrl-C included, ends the work and is raised from here.
+template <typename Work>
+void reporting_to(const py::object& progress, Work work) {
+  std::exception_ptr raised;
+  {
+    const py::gil_scoped_release release;
+    work([&](int64_t pixels) {
+      const py::gil_scoped_acquire acquire;
+      if (raised) return false;
+      try {
+        if (PyErr_CheckSignals() != 0) throw py::error_already_set();
+        if (pixels > 0 && !progress.is_none()) progress(pixels);
+        return true;
+      } catch (...) {
+        raised = std::current_exception();
+        return false;
+      }
+    });
+  }
+  if (raised) std::rethrow_exception(raised);
 }
 
 // The checked arguments of draw(), which both native modules have.

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import gzip
+import threading
 from pathlib import Path
 
 import numpy as np
+import pytest
 import torch
 
 from spx.model import SpatialPixelCNN
@@ -192,3 +194,50 @@ def tiny_prior(latent: int = 5) -> Prior:
     cholesky = np.stack([np.eye(latent, dtype=np.float32) * s for s in (0.5, 0.25, 1.0)])
     cholesky[:, 1, 0] = 0.2
     return Prior(latent, np.float32([0.25, 0.25, 0.5]), np.array([3, 3, 5]), means, cholesky)
+
+
+# ---- what holds of every engine of native code ------------------------------------------------------------------------
+
+
+class Enough(Exception):
+    """What `stops_when_told` stops a drawing with."""
+
+
+def stops_when_told(engine, weights: Weights, task: Job) -> None:
+    """What progress raises stops the drawing and is passed on; what was drawn before is there, the last row is not."""
+
+    def stop(count):
+        raise Enough
+
+    out = task.empty(weights.config)
+    with pytest.raises(Enough):
+        engine.sample(weights, task, stop, out)
+    assert out[0, :2].any() and not out[0, -1].any()
+
+
+def lets_python_threads_run(engine, weights: Weights, task: Job) -> None:
+    """Other Python threads run while it draws."""
+    turns, over = [0], threading.Event()
+
+    def count():
+        while not over.is_set():
+            turns[0] += 1
+            over.wait(0.001)
+
+    thread = threading.Thread(target=count)
+    thread.start()
+    engine.sample(weights, task)
+    over.set()
+    thread.join()
+    assert turns[0] >= 2
+
+
+def draws_into_any_layout(engine, weights: Weights, height: int) -> None:
+    """Into every other column of an array, and nothing beside them."""
+    task = job(weights.config, height, 12, images=2)
+    expected = engine.sample(weights, task)
+    room = np.zeros((2, height, 24, 1), np.uint8)
+    out = room[:, :, ::2]
+    assert engine.sample(weights, task, out=out) is out
+    np.testing.assert_array_equal(out, expected)
+    assert not room[:, :, 1::2].any()

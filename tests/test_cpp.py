@@ -3,13 +3,23 @@
 import os
 import subprocess
 import sys
-import threading
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
-from helpers import close, config, double, job, network, same_images, windows
+from helpers import (
+    close,
+    config,
+    double,
+    draws_into_any_layout,
+    job,
+    lets_python_threads_run,
+    network,
+    same_images,
+    stops_when_told,
+    windows,
+)  # fmt: skip
 from PIL import Image
 
 import spx
@@ -289,43 +299,15 @@ def test_progress_adds_up(spatial):
 
 
 def test_what_progress_raises_stops_the_drawing(spatial):
-    class Enough(Exception):
-        pass
-
-    def stop(count):
-        raise Enough
-
-    task = job(spatial.config, 300, 300)
-    out = task.empty(spatial.config)
-    with pytest.raises(Enough):
-        cpp.make(threads=2).sample(spatial, task, stop, out)
-    assert out[0, :2].any() and not out[0, -1].any()
+    stops_when_told(cpp.make(threads=2), spatial, job(spatial.config, 300, 300))
 
 
 def test_other_python_threads_run_meanwhile(spatial):
-    turns, over = [0], threading.Event()
-
-    def count():
-        while not over.is_set():
-            turns[0] += 1
-            over.wait(0.001)
-
-    thread = threading.Thread(target=count)
-    thread.start()
-    cpp.make(threads=1).sample(spatial, job(spatial.config, 40, 40))
-    over.set()
-    thread.join()
-    assert turns[0] >= 2
+    lets_python_threads_run(cpp.make(threads=1), spatial, job(spatial.config, 40, 40))
 
 
 def test_draws_into_an_array_of_any_layout(spatial):
-    task = job(spatial.config, 10, 12, images=2)
-    expected = cpp.make().sample(spatial, task)
-    room = np.zeros((2, 10, 24, 1), np.uint8)
-    out = room[:, :, ::2]
-    assert cpp.make().sample(spatial, task, out=out) is out
-    np.testing.assert_array_equal(out, expected)
-    assert not room[:, :, 1::2].any()
+    draws_into_any_layout(cpp.make(), spatial, 10)
 
 
 def test_options():

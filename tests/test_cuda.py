@@ -1,12 +1,23 @@
 """The cuda engine. Without a GPU its kernels run in their host build: numbers against the plan, images against the reference."""
 
-import threading
 from dataclasses import replace
 
 import numpy as np
 import pytest
-from helpers import FOR_A_GPU, config, expected_images, job, network, same_images
-from test_plan import close, double, windows
+from helpers import (
+    FOR_A_GPU,
+    close,
+    config,
+    double,
+    draws_into_any_layout,
+    expected_images,
+    job,
+    lets_python_threads_run,
+    network,
+    same_images,
+    stops_when_told,
+    windows,
+)  # fmt: skip
 
 from spxcore import Weights, engines, native
 from spxcore.engines import cuda
@@ -204,17 +215,7 @@ def test_progress_adds_up(spatial, on):
 
 @pytest.mark.parametrize("on", ON)
 def test_what_progress_raises_stops_the_drawing(spatial, on):
-    class Enough(Exception):
-        pass
-
-    def stop(count):
-        raise Enough
-
-    task = job(spatial.config, 3000, 300)
-    out = task.empty(spatial.config)
-    with pytest.raises(Enough):
-        on(blocks=3, warps=2).sample(spatial, task, stop, out)
-    assert out[0, :2].any() and not out[0, -1].any()
+    stops_when_told(on(blocks=3, warps=2), spatial, job(spatial.config, 3000, 300))
 
 
 @needs_native
@@ -227,30 +228,12 @@ def test_a_row_does_not_wait_for_ever(spatial):
 
 @needs_native
 def test_other_python_threads_run_meanwhile(spatial):
-    turns, over = [0], threading.Event()
-
-    def count():
-        while not over.is_set():
-            turns[0] += 1
-            over.wait(0.001)
-
-    thread = threading.Thread(target=count)
-    thread.start()
-    cuda.host_build().sample(spatial, job(spatial.config, 20, 20))
-    over.set()
-    thread.join()
-    assert turns[0] >= 2
+    lets_python_threads_run(cuda.host_build(), spatial, job(spatial.config, 20, 20))
 
 
 @pytest.mark.parametrize("on", ON)
 def test_draws_into_an_array_of_any_layout(spatial, on):
-    task = job(spatial.config, 9, 12, images=2)
-    expected = on().sample(spatial, task)
-    room = np.zeros((2, 9, 24, 1), np.uint8)
-    out = room[:, :, ::2]
-    assert on().sample(spatial, task, out=out) is out
-    np.testing.assert_array_equal(out, expected)
-    assert not room[:, :, 1::2].any()
+    draws_into_any_layout(on(), spatial, 9)
 
 
 def test_without_a_gpu_it_says_why():

@@ -7,6 +7,7 @@ from helpers import config, digits
 
 from spx import patches
 from spxcore import coords
+from spxcore.network import place_axis
 
 MIXED = {"conditioning": "spatial", "sizes": (28, 1400)}
 
@@ -190,9 +191,7 @@ def test_decoded_targets_fade_from_the_image_to_the_decoded_one():
         if n == 28:
             assert torch.equal(found, p.x)
             continue
-        rows, columns = (
-            a[:, None] + (b - a)[:, None] * torch.linspace(0, 1, 8) for a, b in ((p.y0, p.y1), (p.x0, p.x1))
-        )
+        rows, columns = place_axis(p.y0, p.y1, 8), place_axis(p.x0, p.x1, 8)
         wanted = patches.resample(mixed, rows, columns, torch.ones(60))
         assert (found - wanted).abs().max() < 3 / 127.5  # the mixture was rounded to a level, then bicubic weights
 

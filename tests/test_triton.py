@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from helpers import EDGE, FOR_A_GPU, config, double, expected_images, job, network, same_images
+from helpers import EDGE, FOR_A_GPU, Enough, config, double, expected_images, job, network, same_images
 
 pytest.importorskip("triton", reason="Triton is not installed")
 
@@ -296,9 +296,6 @@ def test_options_and_company(spatial, monkeypatch):
 
 
 def test_what_progress_raises_stops_the_drawing(spatial):
-    class Enough(Exception):
-        pass
-
     def stop(count):
         raise Enough
 

@@ -182,23 +182,7 @@ class Engine {
     if (levels.ptr() != out.ptr()) throw py::value_error("out: expected a C-contiguous array, got another layout");
     job.out = levels.mutable_data();
     threads = checked_threads(threads);
-
-    std::exception_ptr raised;
-    {
-      const py::gil_scoped_release release;
-      spx::sample(model_, job, threads, [&](int64_t pixels) {
-        const py::gil_scoped_acquire acquire;
-        try {
-          if (PyErr_CheckSignals() != 0) throw py::error_already_set();
-          if (pixels > 0 && !progress.is_none()) progress(pixels);
-          return true;
-        } catch (...) {
-          raised = std::current_exception();
-          return false;
-        }
-      });
-    }
-    if (raised) std::rethrow_exception(raised);
+    reporting_to(progress, [&](const auto& report) { spx::sample(model_, job, threads, report); });
   }
 
   py::array_t<float> evaluate(int program, const py::object& pixels, const py::list& conditioning, const py::object& z,

@@ -5,7 +5,6 @@
 #include <pybind11/functional.h>
 
 #include <algorithm>
-#include <exception>
 #include <string>
 #include <utility>
 #include <vector>
@@ -110,24 +109,7 @@ class Engine {
     }
     job.scale = scale, job.temperature = temperature, job.map = map;
     job.out = levels.mutable_data();
-
-    std::exception_ptr raised;
-    {
-      const py::gil_scoped_release release;
-      runner_.sample(job, [&](int64_t pixels) {
-        if (raised) return false;
-        const py::gil_scoped_acquire acquire;
-        try {
-          if (PyErr_CheckSignals() != 0) throw py::error_already_set();
-          if (pixels > 0 && !progress.is_none()) progress(pixels);
-          return true;
-        } catch (...) {
-          raised = std::current_exception();
-          return false;
-        }
-      });
-    }
-    if (raised) std::rethrow_exception(raised);
+    reporting_to(progress, [&](const auto& report) { runner_.sample(job, report); });
   }
 
   py::array_t<float> evaluate(int program, const py::object& pixels, const py::list& conditioning,

@@ -332,8 +332,8 @@ def evaluate(
     side, latent, contrast = test.images.shape[2], model.config.latent, model.module.contrast
     if subset != 0:
         # Spread over the whole set: the first half of MNIST's test images is easier than the second.
-        chosen = np.linspace(0, len(test.images), subset or len(test.images), endpoint=False).astype(int)
-        images = test.images[np.unique(chosen)]
+        count = len(test.images) if subset is None else min(subset, len(test.images))
+        images = test.images[np.linspace(0, len(test.images), count, endpoint=False).astype(int)]
         found = likelihood(model, images, drawings.options["seed"], drawings.options["engine"], progress)
         report["likelihood"] = {
             "patch_bits": found.patch,

@@ -122,7 +122,7 @@ class SpatialPixelCNN(
     def decoded(self, z: Tensor) -> Tensor:
         """The VAE's mean images of codes z [B, latent] -> [B, C, size, size] in [-1, 1], without gradient."""
         with torch.autocast(z.device.type, enabled=False):
-            return mean_image(self.vae.decode(z.float()), self.network_config.channels)
+            return mean_image(self.vae.decode(z), self.network_config.channels)
 
     def image_maps(self, z: Tensor, decoded: Tensor | None = None) -> Tensor | None:
         """Feature maps of codes z [B, latent] -> [B, M, h, w]; None with the paper's conditioning.

@@ -10,6 +10,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from spxcore.config import NetworkConfig
+from spxcore.network import place_axis
 
 
 @dataclass(frozen=True)
@@ -131,9 +132,7 @@ def decoded_targets(patches: Patches, images: Tensor, decoded: Tensor, contrast_
     m, side, repeats = patches.x.shape[-1], images.shape[-1], len(patches.x) // len(images)
     images, decoded = images.repeat_interleave(repeats, dim=0), decoded.repeat_interleave(repeats, dim=0)
     n = (1 + 2 * (m - 1) / (patches.y1 - patches.y0)).round()
-    place = torch.linspace(0, 1, m, device=images.device)
-    rows = patches.y0[:, None] + (patches.y1 - patches.y0)[:, None] * place
-    columns = patches.x0[:, None] + (patches.x1 - patches.x0)[:, None] * place
+    rows, columns = place_axis(patches.y0, patches.y1, m), place_axis(patches.x0, patches.x1, m)
     share = (1 - side / n)[:, None, None, None]
     seen = torch.lerp(_bicubic(images, rows, columns), _bicubic(decoded, rows, columns), share)
     seen = on_grid(seen * contrast(n, side, contrast_strength)[:, None, None, None])

@@ -82,7 +82,7 @@ class Objective(nn.Module):
             decoded = None
             if self.recipe.targets == "decoded" and z is not None:
                 decoded = self.model.decoded(z)
-                patches = decoded_targets(patches, images, decoded.float(), self.recipe.contrast)
+                patches = decoded_targets(patches, images, decoded, self.recipe.contrast)
             nats = -log_prob(self.model(patches, z, decoded), patches.x).sum(dim=(1, 2))
             parts["patch"] = (patches.weight * nats).mean()
             loss = loss + (self.recipe.patch_weight if self.phase == "joint" else 1.0) * parts["patch"]

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Protocol
@@ -10,6 +11,7 @@ from typing import TYPE_CHECKING, Protocol
 import numpy as np
 
 from ..config import NetworkConfig
+from ..coords import axis, scale
 from ..errors import require
 from ..schedule import check_size
 
@@ -96,6 +98,10 @@ class Job:
         maps = array("maps", config.conditioning == "spatial", 4, (n, config.maps))
         return replace(self, images=images.astype(np.uint32), z=z, maps=maps)
 
+    def coordinates(self, config: NetworkConfig) -> tuple[np.ndarray, np.ndarray, float]:
+        """Coordinates of the rows [H] and the columns [W], and the scale input of a network."""
+        return axis(self.height), axis(self.width), scale(self.height, self.width, config.sizes)
+
     def empty(self, config: NetworkConfig) -> np.ndarray:
         """Room for the result, black: uint8 [N, H, W, C]."""
         return np.zeros((len(self.images), self.height, self.width, config.channels), np.uint8)
@@ -126,6 +132,17 @@ class Engine(Protocol):
             `out`, uint8 [N, H, W, C].
         """
         ...
+
+
+@contextmanager
+def in_one_piece(out: np.ndarray) -> Iterator[np.ndarray]:
+    """Room for native code, which writes bytes one after the other: `out`, or for another layout a copy that fills it at the end."""
+    levels = out if out.flags.c_contiguous else np.ascontiguousarray(out)
+    try:
+        yield levels
+    finally:
+        if levels is not out:
+            out[...] = levels
 
 
 def torch_device(device: str | None) -> torch.device:

@@ -9,9 +9,8 @@ from collections.abc import Callable
 import numpy as np
 
 from .. import native
-from ..coords import axis, scale
 from ..errors import require
-from .base import Job, Weights
+from .base import Job, Weights, in_one_piece
 
 # The instruction set to use, by a name of `spxcore._native.instruction_sets()`, instead of the fastest one.
 ISA_VARIABLE = "SPX_ISA"
@@ -94,17 +93,11 @@ class Cpp:
         """See `Engine.sample`."""
         config, job = weights.config, job.check(weights.config)
         out = job.empty(config) if out is None else out
-        # The kernel threads write bytes one after the other: an array of another layout is filled at the end.
-        levels = out if out.flags.c_contiguous else np.ascontiguousarray(out)
-        try:
+        with in_one_piece(out) as levels:
             self.compiled(weights).sample(
-                job.height, job.width, job.seed, job.images, job.z, job.maps,
-                axis(job.height), axis(job.width), scale(job.height, job.width, config.sizes),
+                job.height, job.width, job.seed, job.images, job.z, job.maps, *job.coordinates(config),
                 job.temperature, job.map, self.threads or len(os.sched_getaffinity(0)), levels, progress,
             )  # fmt: skip
-        finally:
-            if levels is not out:
-                out[...] = levels
         return out
 
     def whole_windows(

@@ -10,9 +10,8 @@ from collections.abc import Callable
 import numpy as np
 
 from .. import native
-from ..coords import axis, scale
 from ..errors import SpxError, require
-from .base import Job, Weights
+from .base import Job, Weights, in_one_piece
 
 # Ampere's: the first with bf16 and tf32 tensor cores.
 LEAST_CAPABILITY = 80
@@ -120,17 +119,11 @@ class Cuda:
             device = f"cuda:{self.options.get('device', 0)}"
             return get("triton", precision=self.precision, device=device).sample(weights, job, progress, out)
         out = job.empty(config) if out is None else out
-        # The runner copies bytes one after the other: an array of another layout is filled at the end.
-        levels = out if out.flags.c_contiguous else np.ascontiguousarray(out)
-        try:
+        with in_one_piece(out) as levels:
             engine.sample(
                 job.height, job.width, job.seed, job.images, self.latents(job.z, u, len(job.images)), job.maps,
-                axis(job.height), axis(job.width), scale(job.height, job.width, config.sizes),
-                job.temperature, job.map, levels, progress,
+                *job.coordinates(config), job.temperature, job.map, levels, progress,
             )  # fmt: skip
-        finally:
-            if levels is not out:
-                out[...] = levels
         return out
 
     @staticmethod

@@ -9,7 +9,6 @@ from collections.abc import Callable
 
 import numpy as np
 
-from ..coords import axis, scale
 from ..errors import require
 from ..mixture import draw, to_unit
 from ..rng import pixel_words
@@ -82,12 +81,12 @@ class Reference:
         def tensor(values) -> torch.Tensor:
             return torch.as_tensor(np.asarray(values, np.float32), device=self.device)
 
-        y, x = axis(job.height), axis(job.width)
+        y, x, scale = job.coordinates(config)
         rows, columns = (tensor([[y[r0]]]), tensor([[y[r0 + m - 1]]])), (tensor([[x[c0]]]), tensor([[x[c0 + m - 1]]]))
         window = tensor(to_unit(pixels[n, r0 : r0 + m, c0 : c0 + m])).permute(2, 0, 1)[None]
         maps = None if job.maps is None else tensor(job.maps[n : n + 1])
         z = None if job.z is None else tensor(job.z[n : n + 1])
         with torch.no_grad():
-            places = place_inputs(config, rows, columns, tensor([[scale(job.height, job.width, config.sizes)]]), maps)
+            places = place_inputs(config, rows, columns, tensor([[scale]]), maps)
             params = network(window, places, z)
         return params[0, :, r - r0, c - c0].float().cpu().numpy()

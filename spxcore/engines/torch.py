@@ -7,7 +7,6 @@ from collections.abc import Callable
 
 import numpy as np
 
-from ..coords import axis, scale
 from ..errors import require
 from ..mixture import draw, to_unit
 from ..rng import pixel_words
@@ -87,7 +86,7 @@ class TorchWavefront:
         config, m = weights.config, weights.config.patch
         network = weights.module.to(self.device)
         r0, c0 = window_origin(r, c, m)
-        y, x = axis(job.height), axis(job.width)
+        y, x, scale = job.coordinates(config)
 
         def tensor(values: np.ndarray) -> torch.Tensor:
             return torch.as_tensor(np.ascontiguousarray(values, np.float32), device=self.device)
@@ -102,7 +101,7 @@ class TorchWavefront:
             (c0[:, None] + place)[None, :, None, :],
         ]  # [n, R, m, m, C]
         windows = tensor(to_unit(windows)).flatten(0, 1).permute(0, 3, 1, 2)
-        scales = of_windows(np.full(len(r), scale(job.height, job.width, config.sizes), np.float32))
+        scales = of_windows(np.full(len(r), scale, np.float32))
         maps = None if job.maps is None else tensor(job.maps[images])
         z = None if job.z is None else tensor(job.z[images]).repeat_interleave(len(r), dim=0)
         rows = of_windows(y[r0]), of_windows(y[r0 + m - 1])

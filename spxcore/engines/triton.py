@@ -16,7 +16,6 @@ from collections.abc import Callable
 
 import numpy as np
 
-from ..coords import axis, scale
 from ..errors import require
 from .base import Job, Weights
 
@@ -145,7 +144,7 @@ class Triton:
             images = Images(
                 network, job, job.images[piece],
                 None if job.z is None else job.z[piece], None if job.maps is None else job.maps[piece],
-                axis(job.height), axis(job.width), scale(job.height, job.width, config.sizes),
+                *job.coordinates(config),
             )  # fmt: skip
             try:
                 images.draw(progress, REPORTS)

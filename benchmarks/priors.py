@@ -12,7 +12,8 @@ import torch
 
 from spx import data
 from spx.api import load
-from spx.evaluate import judged, posterior
+from spx.evaluate import judged
+from spx.inference import posterior
 from spx.lenet import load_lenet
 from spx.prior import fit_mixture
 from spx.vae import kl_to_standard_normal, reparameterise

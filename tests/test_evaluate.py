@@ -186,6 +186,7 @@ def test_the_command(folder, tmp_path, capsys):
     found = report["likelihood"]
     assert found["bound_bits"] == pytest.approx(found["patch_bits"] + found["kl_bits"]) and found["images"] == 2
     assert found["kl_bits"] == pytest.approx(found["kl_nats"] / 784 / math.log(2))
+    assert found["refine"] == 10 and found["encoder alone"]["images"] == 1
     row = report["sizes"]["28"]
     assert row["test images"]["accuracy"] > 90 and 0 <= row["reconstructions"]["accuracy"] <= 100
     assert -1 <= row["samples"]["ms_ssim"] <= 1 and row["samples"]["images"] == row["samples"]["ms_ssim_images"] == 3
@@ -204,9 +205,11 @@ def test_a_report_stands_beside_the_papers_row():
     figures = {"confidence": 99.0, "confidence_error": 0.1, "images": 5, "ms_ssim": 0.2, "ms_ssim_deviation": 0.3,
                "ms_ssim_images": 5}  # fmt: skip
     bits = {"patch_bits": 1.5, "patch_error": None, "kl_bits": 0.1, "kl_nats": 54.3, "bound_bits": 1.6, "bound_error": 0.01,
-            "images": 9, "prior": "mixture"}  # fmt: skip
-    report = {"paper": paper_row(NetworkConfig()), "sizes": {"28": {"samples": figures, "test images": figures}}}
-    text = markdown(json.loads(json.dumps({**report, "likelihood": bits})))
+            "images": 9, "prior": "mixture", "seconds": 60.2}  # fmt: skip
+    sizes = {"28": {"samples": figures, "test images": figures, "seconds": 3.4}}
+    report = {"paper": paper_row(NetworkConfig()), "engine": "cpp", "sizes": sizes, "likelihood": bits, "seconds": 65.0}
+    text = markdown(json.loads(json.dumps(report)))
+    assert text.endswith("Took 65 s (bits 60 s, 28x28 3 s), cpp engine.\n")
     assert "| bound | <= 1.6000 +- 0.0100 | <= 1.67 |" in text and "95.1 +- 1.3" in text and "0.18 +- 0.27" in text
 
 

@@ -4,6 +4,7 @@ import json
 import math
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -312,6 +313,25 @@ def test_resume_in_the_middle_of_the_patch_phase(uninterrupted, data_dir, tmp_pa
     assert states(tmp_path / "run") == ["state-1-00000003"]  # the step was finished first
     run(s, tmp_path / "run", resume=True)
     assert result(tmp_path / "run") == result(uninterrupted("frozen, spatial"))
+
+
+def test_refined_codes_are_made_once(uninterrupted, data_dir, tmp_path, monkeypatch):
+    s = settings("frozen, spatial", data_dir, refine=2)
+    whole = run(s, tmp_path / "whole")
+    codes = load_file(tmp_path / "whole" / "codes.safetensors")
+    assert torch.equal(whole.posterior[0], codes["train"]) and torch.equal(whole.test_posterior[0], codes["test"])
+    other = Trainer(settings("frozen, spatial", data_dir), shutil.copytree(uninterrupted("frozen, spatial"), tmp_path / "other"),
+                    resume=True, progress=False)  # fmt: skip
+    assert not torch.equal(other.posterior[0], codes["train"]) and torch.equal(other.posterior[1], whole.posterior[1])
+    assert events(tmp_path / "whole", "prior") != events(tmp_path / "other", "prior")
+    run(s, tmp_path / "part", stop_at=2)
+    run(s, tmp_path / "part", resume=True, stop_at=3)  # in the patch network's phase
+    with monkeypatch.context() as patch:
+        patch.setattr("spx.train.refine", None)
+        run(s, tmp_path / "part", resume=True, stop_at=3)
+    (tmp_path / "part" / "codes.safetensors").unlink()  # even so
+    run(s, tmp_path / "part", resume=True)
+    assert result(tmp_path / "part") == result(tmp_path / "whole") != result(tmp_path / "other")
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])

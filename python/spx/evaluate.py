@@ -19,6 +19,7 @@ from spxcore.network import place_inputs
 
 from .api import Model
 from .data import Images
+from .inference import posterior
 from .lenet import LeNet
 from .metrics import components, contour_length, ms_ssim_pairs
 from .patches import full_image, to_unit
@@ -69,7 +70,12 @@ def kl_nats(model: Model, mean: torch.Tensor, log_variance: torch.Tensor, z: tor
 
 @torch.no_grad()
 def likelihood(
-    model: Model, images: np.ndarray, seed: int = 0, engine: Engine | None = None, progress: Progress | None = None
+    model: Model,
+    images: np.ndarray,
+    seed: int = 0,
+    engine: Engine | None = None,
+    progress: Progress | None = None,
+    refine: int = 0,
 ) -> Likelihood:
     """Bits per dimension over every patch position of every image (paper, section 4.2).
 
@@ -79,6 +85,7 @@ def likelihood(
         seed: of the codes' noise.
         engine: runs the network if it has `whole_windows` (cpp); otherwise, and for None, torch does, in fp32, on a GPU if there is one.
         progress: see `Progress`.
+        refine: gradient steps on the mean of each image's q(z | x), see `spx.inference.refine`; 0 for the encoder's.
     """
     config, m = model.config, model.patch
     n, channels, height, width = images.shape
@@ -92,7 +99,7 @@ def likelihood(
     params = _whole_windows(model, engine)
     z, maps, kl = None, None, np.zeros(n)
     if config.latent:
-        encoded = posterior(model, images)
+        encoded = posterior(model, images, refine)
         z = reparameterise(*encoded, torch.Generator().manual_seed(seed))
         kl = kl_nats(model, *encoded, z) / math.log(2) / (channels * height * width)
     bits, sums, counts = [], np.zeros((height, width)), np.zeros((height, width))
@@ -115,13 +122,6 @@ def likelihood(
     bits = np.array(bits)
     errors = standard_error(bits), standard_error(bits + kl)
     return Likelihood(float(bits.mean()), float(kl.mean()), *errors, sums / counts, n)
-
-
-@torch.no_grad()
-def posterior(model: Model, images: np.ndarray) -> tuple[torch.Tensor, torch.Tensor]:
-    """Mean and log-variance of q(z | x) of uint8 [N, C, H, W], each [N, latent]."""
-    chunks = torch.from_numpy(np.array(images)).split(_CHUNK)
-    return tuple(torch.cat(part) for part in zip(*(model.module.vae.encode(to_unit(c)) for c in chunks), strict=True))
 
 
 def _whole_windows(model: Model, engine: Engine | None) -> Callable[..., torch.Tensor]:
@@ -305,6 +305,7 @@ def evaluate(
     pairs_of: int = 500,
     large_pixels: int = 1_000_000,
     subset: int | None = None,
+    refine: int = 0,
     progress: Progress | None = None,
 ) -> dict:
     """Everything `spx-eval` reports, as plain values.
@@ -321,6 +322,8 @@ def evaluate(
         pairs_of: images whose pairs MS-SSIM compares, at most `samples`.
         large_pixels: pixels drawn of each kind at a size above 56: fewer images, at least one.
         subset: images of the likelihood, spread evenly over the test set; None for all, 0 leaves it out.
+        refine: gradient steps on the code of each of these images, see `spx.inference`. With some, the likelihood is also
+            computed by the encoder's codes alone, of every tenth of them.
         progress: see `Progress`.
     """
 
@@ -329,25 +332,30 @@ def evaluate(
             progress(part, share)
 
     began, report = time.perf_counter(), {}
+
+    def since(start: float) -> float:
+        return round(time.perf_counter() - start, 1)
+
     side, latent, contrast = test.images.shape[2], model.config.latent, model.module.contrast
     if subset != 0:
         # Spread over the whole set: the first half of MNIST's test images is easier than the second.
         count = len(test.images) if subset is None else min(subset, len(test.images))
         images = test.images[np.linspace(0, len(test.images), count, endpoint=False).astype(int)]
-        found = likelihood(model, images, drawings.options["seed"], drawings.options["engine"], progress)
+        how = drawings.options["seed"], drawings.options["engine"], progress
+        refine = refine if latent else 0
+        found = likelihood(model, images, *how, refine)
         report["likelihood"] = {
-            "patch_bits": found.patch,
-            "patch_error": found.patch_error,
-            "kl_bits": found.kl,
-            "kl_nats": found.kl * test.images[0].size * math.log(2),
-            "bound_bits": found.bound,
-            "bound_error": found.standard_error,
-            "images": found.images,
+            **_bits(found, test.images[0].size),
             "prior": model.prior.kind if latent else "none",
+            "refine": refine,
             "map": found.map.round(4).tolist(),
         }
+        if refine:
+            report["likelihood"]["encoder alone"] = _bits(likelihood(model, images[::10], *how), test.images[0].size)
+        report["likelihood"]["seconds"] = since(began)
     report["sizes"] = {}
     for size in sorted({*sizes, *contour_sizes}):
+        started = time.perf_counter()
         most = max(1, large_pixels // size**2) if size > LARGE else len(test)
         drawn_samples = min(samples, most) if size in sizes else 0
         rebuilt = min(reconstructions, most, len(test)) if latent else 0
@@ -370,13 +378,25 @@ def evaluate(
             real = pieces(shown[:rebuilt])
             for what in ("ink_pieces", "ground_pieces"):
                 row["reconstructions"][f"extra_{what}"] = row["reconstructions"][what] - real[what]
-        report["sizes"][str(size)] = row
+        report["sizes"][str(size)] = {**row, "seconds": since(started)}
     if train is not None and samples:
         tell("distances to the training images", 0)
         drawn = drawings.samples(side, samples)
         report["memorisation"] = memorisation(model, drawn, test, train, drawings.options["seed"])
-    report["seconds"] = round(time.perf_counter() - began, 1)
+    report["seconds"] = since(began)
     return report
+
+
+def _bits(found: Likelihood, dimensions: int) -> dict[str, float]:
+    return {
+        "patch_bits": found.patch,
+        "patch_error": found.patch_error,
+        "kl_bits": found.kl,
+        "kl_nats": found.kl * dimensions * math.log(2),
+        "bound_bits": found.bound,
+        "bound_error": found.standard_error,
+        "images": found.images,
+    }
 
 
 def _described(lenet: LeNet, images: np.ndarray, labels: np.ndarray | None = None) -> dict[str, float]:

@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from spxcore.errors import SpxError, require
 from spxcore.rng import philox4x32, uniform
+
+if TYPE_CHECKING:
+    import torch
+    from torch.distributions import Distribution
 
 # Draw numbers (fourth counter word) that no pixel uses: pixels draw with 0.
 _LATENT_DRAW = 1
@@ -83,18 +88,27 @@ class Prior:
             codes[row] = self.means[g] + self.cholesky[g] @ eps
         return codes
 
-    def log_density(self, z: np.ndarray) -> np.ndarray:
-        """log p(z) in nats, [N, L] -> [N]."""
-        z = np.asarray(z, np.float64)
-        constant = -0.5 * self.latent * np.log(2 * np.pi)
+    def distribution(self, dtype: torch.dtype | None = None, device: torch.device | str = "cpu") -> Distribution:
+        """The same in PyTorch, where log p(z) has a gradient. Its dtype: float32 unless told."""
+        import torch
+        from torch import distributions as d
+
+        where = {"dtype": dtype or torch.float32, "device": device}
         if self.weights is None:
-            return constant - 0.5 * (z**2).sum(axis=1)
-        terms = np.empty((len(self.weights), len(z)))
-        for g, factor in enumerate(self.cholesky.astype(np.float64)):
-            white = np.linalg.solve(factor, (z - self.means[g]).T)
-            terms[g] = np.log(self.weights[g]) - np.log(np.diag(factor)).sum() - 0.5 * (white**2).sum(axis=0)
-        top = terms.max(axis=0)
-        return constant + top + np.log(np.exp(terms - top).sum(axis=0))
+            zeros = torch.zeros(self.latent, **where)
+            return d.Independent(d.Normal(zeros, zeros + 1), 1)
+        weights, means, factors = (
+            torch.from_numpy(np.array(values)).to(**where) for values in (self.weights, self.means, self.cholesky)
+        )
+        return d.MixtureSameFamily(d.Categorical(weights), d.MultivariateNormal(means, scale_tril=factors))
+
+    def log_density(self, z: np.ndarray) -> np.ndarray:
+        """log p(z) in nats, [N, L] -> float64 [N]."""
+        import torch
+
+        chunks = torch.from_numpy(np.array(z, np.float64)).split(1000)
+        p = self.distribution(torch.float64)
+        return torch.cat([p.log_prob(chunk) for chunk in chunks]).numpy()
 
 
 def fit_mixture(

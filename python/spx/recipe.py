@@ -38,6 +38,7 @@ class Recipe:
         ema: decay of the average of the weights that is evaluated, sampled and saved
         kl_weight: factor on the VAE's KL term; under 1 the code tells more
         patch_weight: factor on the patch loss with --vae joint; images of 28x28 and patches of 8x8 pixels count alike at 12.25
+        refine: gradient steps on the code of each image before the patch network is trained, with --vae frozen; 0: the encoder's codes
         prior: mixture: Gaussians fitted to the training codes, a set a class; normal: N(0, I)
         components: Gaussians a class of the mixture prior
         prior_spread: factor on their standard deviations; under 1 draws codes nearer to those of real images
@@ -76,6 +77,7 @@ class Recipe:
     ema: float = 0.9995
     kl_weight: float = 0.8
     patch_weight: float = 1.0
+    refine: int = 0
     prior: str = "mixture"
     components: int = 20
     prior_spread: float = 0.8
@@ -102,7 +104,7 @@ class Recipe:
         require(self.targets in TARGETS, "targets", ", ".join(TARGETS), repr(self.targets))
         for name in ("steps", "batch", "patches_per_image", "vae_batch", "components", "log_every"):
             require(getattr(self, name) >= 1, name, "at least 1", getattr(self, name))
-        counts = ("vae_steps", "warmup", "patience", "validate_every", "sample_every", "save_every", "seed")
+        counts = ("vae_steps", "refine", "warmup", "patience", "validate_every", "sample_every", "save_every", "seed")
         for name in (*counts, "weight_decay", "kl_weight", "contrast"):
             require(getattr(self, name) >= 0, name, "0 or more", getattr(self, name))
         for name in ("lr", "prior_spread", "patch_weight"):

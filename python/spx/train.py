@@ -30,9 +30,10 @@ from spxcore.likelihood import log_prob
 from . import data
 from .checkpoints import load_model, save_checkpoint
 from .files import remove_leftovers, write_atomically, write_folder_atomically
+from .inference import encode, refine
 from .model import SpatialPixelCNN
 from .patches import Patches, decoded_targets, sample_patches, to_unit
-from .prior import fit_mixture
+from .prior import Prior, fit_mixture
 from .recipe import Recipe
 from .vae import kl_to_standard_normal, reparameterise
 
@@ -87,6 +88,13 @@ class Objective(nn.Module):
             parts["patch"] = (patches.weight * nats).mean()
             loss = loss + (self.recipe.patch_weight if self.phase == "joint" else 1.0) * parts["patch"]
         return {"loss": loss, **parts}
+
+
+def _eagerly():
+    """Inside, compiled modules run as they are written, for batches of other shapes than the training's."""
+    # set_stance came with torch 2.6; before it the other shapes are compiled too, slower but right.
+    stance = getattr(torch.compiler, "set_stance", None)
+    return stance("force_eager") if stance else contextlib.nullcontext()
 
 
 class Averaged:
@@ -166,6 +174,7 @@ class Trainer:
         self.images = torch.from_numpy(self.train_data.images.copy()).to(self.device)
         self.test_images = torch.from_numpy(self.test_data.images[:_VALIDATION_IMAGES].copy()).to(self.device)
         self.posterior: tuple[Tensor, Tensor] | None = None
+        self.test_posterior: tuple[Tensor, Tensor] | None = None
         self.phase_index, self.step, self.best, self.best_epoch, self.seconds = 0, 0, math.inf, 0, 0.0
         self.patience_over, self._asked_to_stop = False, False
         self._order: tuple[tuple, np.ndarray] | None = None
@@ -267,7 +276,7 @@ class Trainer:
             p.requires_grad_(name in parameters)
         objective = Objective(self.model, self.phase, self.recipe).to(self.device)
         if self.phase == "patch" and self.model.vae is not None:
-            self._encode_training_set()
+            self._encode_images()
         if initialise and not all(map(self._given, parameters)):
             self._initialise(objective)
         if self.recipe.compile:
@@ -290,9 +299,7 @@ class Trainer:
     @contextlib.contextmanager
     def _evaluating(self):
         """Inside, the model holds the averaged weights in evaluation mode and runs eagerly."""
-        # set_stance came with torch 2.6; before it the other shapes are compiled too, slower but right.
-        stance = getattr(torch.compiler, "set_stance", None)
-        with self.average.swapped_in(), stance("force_eager") if stance else contextlib.nullcontext(), torch.no_grad():
+        with self.average.swapped_in(), _eagerly(), torch.no_grad():
             self.model.eval()
             try:
                 yield
@@ -311,29 +318,59 @@ class Trainer:
                 if name in kept:
                     p.copy_(kept[name])
 
-    @torch.no_grad()
-    def _encode_training_set(self) -> None:
-        """Mean and log-variance of every training image's code, computed once: the VAE is frozen."""
-        chunks = [self.model.vae.encode(to_unit(chunk)) for chunk in self.images.split(1000)]
-        self.posterior = tuple(torch.cat(column) for column in zip(*chunks, strict=True))
+    def _encode_images(self) -> None:
+        """q(z | x) of every training and validation image, computed once: the VAE is frozen."""
+        with _eagerly():
+            self.posterior, self.test_posterior = (encode(self.model.vae, i) for i in (self.images, self.test_images))
+            if self.recipe.refine:
+                self._refine_codes()
         if self.recipe.prior == "mixture" and not self.model.components:
             self._fit_prior()
 
-    @torch.no_grad()
-    def _fit_prior(self) -> None:
+    def _refine_codes(self) -> None:
+        """Better means for both, kept in a file, since they take minutes: gradient steps on the bound with the encoder's codes' prior."""
+        path = self.run / "codes.safetensors"
+        if not path.exists():
+            prior = Prior(self.model.network_config.latent)
+            if self.recipe.prior == "mixture":
+                prior = fit_mixture(self._codes(), self.train_data.labels, **self._mixture)
+            p = prior.distribution(device=self.device)
+            count = len(self.images) + len(self.test_images)
+            with tqdm(total=count, desc="codes", unit="image", disable=not self.progress or self.rank != 0) as bar:
+                means = [
+                    refine(
+                        self.model.vae, p, self.model.network_config.patch, images, *q, self.recipe.refine, bar.update
+                    )
+                    for images, q in ((self.images, self.posterior), (self.test_images, self.test_posterior))
+                ]
+            tensors = {name: t.cpu().contiguous() for name, t in zip(("train", "test"), means, strict=True)}
+            if self.rank == 0:
+                write_atomically(path, lambda p: save_file(tensors, p))
+        else:
+            tensors = load_file(path)
+        self.posterior = tensors["train"].to(self.device), self.posterior[1]
+        self.test_posterior = tensors["test"].to(self.device), self.test_posterior[1]
+
+    @property
+    def _mixture(self) -> dict:
+        return {"components": self.recipe.components, "spread": self.recipe.prior_spread, "seed": self.recipe.seed}
+
+    def _codes(self) -> np.ndarray:
+        """A draw from q(z | x) of each training image, [N, latent]."""
         generator = torch.Generator(self.device).manual_seed(seed_of(self.recipe.seed, "prior"))
-        codes = reparameterise(*self.posterior, generator).cpu().numpy()
-        labels = self.train_data.labels
+        return reparameterise(*self.posterior, generator).cpu().numpy()
+
+    def _fit_prior(self) -> None:
+        codes, labels = self._codes(), self.train_data.labels
         held_out = np.arange(len(codes)) % 10 == 9
-        how = {"components": self.recipe.components, "spread": self.recipe.prior_spread, "seed": self.recipe.seed}
-        fitted = fit_mixture(codes[~held_out], labels[~held_out], **how)
+        fitted = fit_mixture(codes[~held_out], labels[~held_out], **self._mixture)
         report = {
             "kl_to_standard_normal": float(kl_to_standard_normal(*self.posterior).mean()),
             "codes_nats_fitted": float(fitted.log_density(codes[~held_out][:2000]).mean()),
             "codes_nats_held_out": float(fitted.log_density(codes[held_out][:2000]).mean()),
         }
         self._log({"event": "prior", **report})
-        self.model.set_prior(fit_mixture(codes, labels, **how))
+        self.model.set_prior(fit_mixture(codes, labels, **self._mixture))
         self.model.to(self.device)
 
     def _save_state(self) -> None:
@@ -531,7 +568,7 @@ class Trainer:
     def _finish(self) -> None:
         if self.recipe.prior == "mixture" and not self.model.components and self.model.vae is not None:
             with self._evaluating():
-                self._encode_training_set()
+                self._encode_images()
         self._save_state()
         self._save_checkpoint()
 
@@ -626,13 +663,13 @@ class Trainer:
         with self._evaluating():
             torch.manual_seed(seed_of("validation"))
             objective = Objective(self.model, self.phase, self.recipe).eval()
-            for chunk in to_unit(self.test_images).split(250):
+            for index, chunk in enumerate(to_unit(self.test_images).split(250)):
                 patches = posterior = None
                 if self.phase != "vae":
                     patches = sample_patches(chunk, single, generator)
                     patches = replace(patches, scale=torch.full_like(patches.scale, -1.0 if high > low else 0.0))
                 if self.phase == "patch" and self.model.vae is not None:
-                    posterior = self.model.vae.encode(chunk)  # frozen, so not part of the average
+                    posterior = tuple(q.split(250)[index] for q in self.test_posterior)
                 for name, value in objective(chunk, patches, posterior).items():
                     totals[name] = totals.get(name, 0.0) + float(value) * len(chunk) / len(self.test_images)
         if "patch" in totals:

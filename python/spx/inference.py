@@ -1,0 +1,98 @@
+"""q(z | x) of given images: the encoder's, and a better one by gradient steps on the bound (semi-amortised inference).
+
+An encoder answers for every image at once and so for none as well as it could; the gap is part of what a bound with its q pays
+(Cremer, Li & Duvenaud 2018, "Inference Suboptimality in Variational Autoencoders"). Any q gives a valid bound, so it may be
+bettered image by image (Kim et al. 2018, "Semi-Amortized Variational Autoencoders").
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.distributions import Distribution
+from torch.nn import functional as F
+
+from spxcore.likelihood import log_prob
+
+from .api import Model
+from .patches import to_unit
+from .vae import VAE
+
+# Images that the VAE sees at once.
+_CHUNK = 250
+# Adam on the mean in units of q's standard deviations: step and decays that got furthest in ten steps on MNIST.
+_STEP, _DECAYS = 0.8, (0.7, 0.9)
+
+
+def posterior(model: Model, images: np.ndarray, steps: int = 0) -> tuple[Tensor, Tensor]:
+    """q(z | x) of uint8 [N, C, H, W]: mean and log-variance, each [N, latent]. `steps`: as of `refine`, 0 for the encoder's q."""
+    vae, images = model.module.vae, torch.from_numpy(np.array(images))
+    mean, log_variance = encode(vae, images)
+    return refine(vae, model.prior.distribution(), model.patch, images, mean, log_variance, steps), log_variance
+
+
+@torch.no_grad()
+def encode(vae: VAE, images: Tensor) -> tuple[Tensor, Tensor]:
+    """The encoder's q(z | x) of uint8 [N, C, H, W]: mean and log-variance, each [N, latent]."""
+    chunks = [vae.encode(to_unit(chunk)) for chunk in images.split(_CHUNK)]
+    mean, log_variance = (torch.cat(part) for part in zip(*chunks, strict=True))
+    return mean, log_variance
+
+
+def refine(
+    vae: VAE,
+    prior: Distribution,
+    patch: int,
+    images: Tensor,
+    mean: Tensor,
+    log_variance: Tensor,
+    steps: int,
+    progress: Callable[[int], None] | None = None,
+) -> Tensor:
+    """Means of q(z | x) that serve the bound better: steps of Adam up log p(x | z) + log p(z) at the mean.
+
+    p(x | z) is the VAE decoder's, a stand-in for the patch network, each pixel counted as often as windows of the patch network
+    cover it. The standard deviations stay the encoder's and are the unit of the steps. Nothing is random.
+
+    Args:
+        vae: the VAE.
+        prior: p(z), the prior that samples are drawn from (`Prior.distribution`).
+        patch: side m of the windows.
+        images: uint8 [N, C, H, W].
+        mean, log_variance: [N, latent], where to start.
+        steps: 0 or more; 0 gives `mean` back.
+        progress: told of each number of images done.
+
+    Returns:
+        [N, latent].
+    """
+    if not steps:
+        return mean
+    weight = coverage(vae.config.size, patch).to(mean)
+    found = []
+    for chunk, start, log_v in zip(*(t.split(_CHUNK) for t in (images, mean, log_variance)), strict=True):
+        target, deviation = vae.resample(to_unit(chunk)), (0.5 * log_v).exp()
+        moved = torch.zeros_like(start, requires_grad=True)
+        adam = torch.optim.Adam([moved], lr=_STEP, betas=_DECAYS)
+        fall = torch.optim.lr_scheduler.CosineAnnealingLR(adam, steps)
+        with torch.enable_grad():
+            for _ in range(steps):
+                z = start + deviation * moved
+                gain = (weight * log_prob(vae.decode(z), target)).sum() + prior.log_prob(z).sum()
+                (moved.grad,) = torch.autograd.grad(-gain, moved)
+                adam.step()
+                fall.step()
+        found.append((start + deviation * moved).detach())
+        if progress:
+            progress(len(chunk))
+    return torch.cat(found)
+
+
+def coverage(side: int, patch: int) -> Tensor:
+    """How often the windows of side `patch` in a square of `side` pixels cover each, over the mean. [side, side]."""
+    windows = torch.ones(1, 1, side - patch + 1, side - patch + 1)
+    counts = F.conv_transpose2d(windows, torch.ones(1, 1, patch, patch))[0, 0]
+    return counts / counts.mean()

@@ -182,6 +182,13 @@ def test_reconstruct(draw, model, picture, tmp_path):
     np.testing.assert_array_equal(model.reconstruct(digits(2)[0][..., None], 8, engine="torch")[0], expected[0])
 
 
+def test_reconstruct_from_refined_codes(draw, model, picture, tmp_path):
+    draw("--reconstruct", picture / "0.png", "--refine=3", "--res=8", "--out=r.npy")
+    images = digits(1)[0][..., None]
+    assert not np.allclose(model.encode(images, 3), model.encode(images))
+    np.testing.assert_array_equal(np.load(tmp_path / "r.npy"), model.reconstruct(images, 8, refine=3, engine="torch"))
+
+
 def test_reconstruct_inverted_and_of_other_sizes(draw, picture, tmp_path):
     image = Image.open(picture / "0.png")
     Image.fromarray(255 - np.asarray(image)).save(picture / "dark.png")
@@ -251,6 +258,8 @@ REFUSED = {
     "below a file": (["--out=/etc/hostname/a.png"], "out: /etc/hostname/a.png cannot be written (Not a directory)"),
     "checkpoint": (["--checkpoint=mnist-9x9"], "checkpoint: expected one of"),
     "device": (["--device=gpu"], "device: expected cpu"),
+    "refine alone": (["--refine=3"], "refine: goes with --reconstruct"),
+    "refine": (["--refine=-1"], "refine: expected 0 or more, got -1"),
     "invert alone": (["--invert"], "invert: goes with --reconstruct"),
     "digit and reconstruct": (["--digit=3", "--reconstruct", "a.png"], "digit: goes with drawing new images"),
     "fast and an engine": (["--fast"], "fast: picks the engine by itself; leave it or --engine torch out"),

@@ -26,7 +26,7 @@ from spxcore.errors import SpxError
 # Seconds, not hours: a few steps of a few patches, a state after every step.
 FAST = dict(
     data="idx", vae_steps=3, steps=4, batch=4, patches_per_image=2, vae_batch=4, components=1, warmup=0, log_every=1,
-    validate_every=0, sample_every=0, save_every=1,
+    validate_every=0, sample_every=0, save_every=1, refine=0,
 )  # fmt: skip
 MODES = {
     "frozen, spatial": ("small-4x4", {}),

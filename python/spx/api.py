@@ -104,6 +104,7 @@ class Model:
         width: int | None = None,
         seed: int = 0,
         *,
+        refine: int = 0,
         temperature: float = 1.0,
         map: bool = False,
         engine: str | Engine = "auto",
@@ -114,13 +115,14 @@ class Model:
 
         Args:
             images: uint8 [N, H', W', C] of any size; light strokes on dark, as the training data.
+            refine: gradient steps on each code, which bring it nearer to its image (`spx.inference.refine`); they need torch.
             height, width, seed, temperature, map, engine, progress, out: as of `sample`.
 
         Returns:
             uint8 [N, H, W, C].
         """
         options = dict(temperature=temperature, map=map, engine=engine, progress=progress, out=out)
-        return self.draw(height, width, self.encode(images), seed, **options)
+        return self.draw(height, width, self.encode(images, refine), seed, **options)
 
     def draw(
         self,
@@ -143,8 +145,8 @@ class Model:
         job = self.job(height, width, z, seed, n=n, **options)
         return draw_job(self.weights, job, engine, progress, out)
 
-    def encode(self, images: np.ndarray) -> np.ndarray:
-        """Mean of the code of each image: uint8 [N, H, W, C] -> float32 [N, latent]."""
+    def encode(self, images: np.ndarray, refine: int = 0) -> np.ndarray:
+        """Mean of the code of each image: uint8 [N, H, W, C] -> float32 [N, latent]. `refine`: as of `reconstruct`."""
         require(self.config.latent > 0, "reconstruct", "a checkpoint with a latent code", "one without")
         good = (
             images.ndim == 4
@@ -154,16 +156,12 @@ class Model:
         )
         expected = f"uint8 [N, H, W, {self.config.channels}]"
         require(good, "images", expected, f"{images.dtype} {list(images.shape)}")
-        if self._images:
+        require(refine >= 0, "refine", "0 steps or more", refine)
+        if self._images and not refine:
             return self._images.encode(images)
-        import torch
+        from .inference import posterior
 
-        from .patches import to_unit
-
-        with torch.no_grad():
-            x = to_unit(torch.from_numpy(np.array(images.transpose(0, 3, 1, 2))))  # a copy: files are read-only
-            mean, _ = self.module.vae.encode(x)
-        return mean.numpy()
+        return posterior(self, images.transpose(0, 3, 1, 2), refine)[0].numpy()
 
     def feature_maps(self, z: np.ndarray | None) -> np.ndarray | None:
         """Feature maps of codes, float32 [N, latent] -> [N, M, h, w]; None with the paper's conditioning."""

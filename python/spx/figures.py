@@ -5,15 +5,13 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
-import torch
 
 from spxcore.errors import SpxError
 
 from .evaluate import Drawings
 from .files import write_atomically
-from .patches import to_unit
+from .inference import posterior
 from .pictures import grid
-from .vae import mean_image
 
 # Images in a row of the figures; fewer where they are larger.
 _COLUMNS = 10
@@ -51,10 +49,8 @@ def reconstructions(drawings: Drawings, size: int, folder: Path, count: int = _C
 def originals(drawings: Drawings, folder: Path, count: int = _COLUMNS) -> Path:
     """Figure 5 (a) and (b): the test images, and below them what the VAE's own decoder makes of their codes."""
     images = drawings.originals[:count]
-    with torch.no_grad():
-        vae = drawings.model.module.vae
-        mean, _ = vae.encode(to_unit(torch.from_numpy(np.array(images.transpose(0, 3, 1, 2)))))
-        decoded = mean_image(vae.decode(mean), images.shape[3])
+    mean, _ = posterior(drawings.model, images.transpose(0, 3, 1, 2))
+    decoded = drawings.model.module.decoded(mean)
     decoded = ((decoded + 1) * 127.5).round().byte().permute(0, 2, 3, 1).numpy()
     if decoded.shape[1:3] != images.shape[1:3]:  # data whose side is no multiple of 4
         return _save(grid(images, _COLUMNS), folder / "originals.png")

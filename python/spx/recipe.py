@@ -77,7 +77,7 @@ class Recipe:
     ema: float = 0.9995
     kl_weight: float = 0.8
     patch_weight: float = 1.0
-    refine: int = 0
+    refine: int = 10
     prior: str = "mixture"
     components: int = 20
     prior_spread: float = 0.8
@@ -154,6 +154,7 @@ def recipe(name: str, **overrides) -> Recipe:
             warmup=0,
             weight_decay=1e-4,
             kl_weight=1.0,
+            refine=0,
             prior="normal",
             sizes=(28, 28),
             contrast=0.0,

@@ -45,6 +45,13 @@ def parser() -> argparse.ArgumentParser:
     what.add_argument(
         "--invert", action="store_true", help="the files are dark on light (the model knows light on dark)"
     )
+    what.add_argument(
+        "--refine",
+        type=int,
+        default=0,
+        metavar="K",
+        help="gradient steps that bring their codes nearer to the files (0)",
+    )
     what.add_argument("--temperature", type=float, default=1.0, metavar="T", help="factor on the pixels' spread (1)")
     what.add_argument("--map", action="store_true", help="MAP sampling: the drawn component's mean, without noise")
     how = p.add_argument_group("how to draw")
@@ -87,6 +94,9 @@ def _check(arguments: argparse.Namespace) -> None:
         raise SpxError("digit: goes with drawing new images, not with --reconstruct; leave one of them out")
     if arguments.invert and not arguments.reconstruct:
         raise SpxError("invert: goes with --reconstruct")
+    require(arguments.refine >= 0, "refine", "0 or more", arguments.refine)
+    if arguments.refine and not arguments.reconstruct:
+        raise SpxError("refine: goes with --reconstruct")
     if arguments.fast and arguments.engine != "auto":
         raise SpxError(f"fast: picks the engine by itself; leave it or --engine {arguments.engine} out")
 
@@ -136,7 +146,7 @@ def draw(arguments: argparse.Namespace) -> int:
             if files:
                 inputs = [read_image(file, model.config.channels) for file in files]
                 inputs = [255 - image if arguments.invert else image for image in inputs]
-                codes = np.concatenate([model.encode(image[None]) for image in inputs])
+                codes = np.concatenate([model.encode(image[None], arguments.refine) for image in inputs])
                 model.draw(height, width, np.repeat(codes, arguments.n, axis=0), arguments.seed, **options)
             else:
                 model.sample(height, width, n, arguments.seed, digit=arguments.digit, **options)

@@ -13,7 +13,6 @@ import torch
 from spx import data
 from spx.api import load
 from spx.evaluate import judged
-from spx.inference import posterior
 from spx.lenet import load_lenet
 from spx.prior import fit_mixture
 from spx.vae import kl_to_standard_normal, reparameterise
@@ -35,8 +34,8 @@ def main() -> None:
     model, lenet, engine = load(arguments.checkpoint), load_lenet(arguments.lenet), engines.get()
     train, test = (data.load(arguments.data, arguments.data_dir, split) for split in ("train", "test"))
     generator = torch.Generator().manual_seed(arguments.seed)
-    codes = reparameterise(*posterior(model, train.images), generator).numpy()
-    mean, log_variance = posterior(model, test.images)
+    codes = reparameterise(*model.posterior(train.images.transpose(0, 2, 3, 1)), generator).numpy()
+    mean, log_variance = model.posterior(test.images.transpose(0, 2, 3, 1))
     z = reparameterise(mean, log_variance, generator).double()
     entropy = -torch.distributions.Normal(mean.double(), (0.5 * log_variance).exp().double()).log_prob(z).sum(dim=1)
     dimensions = test.images[0].size

@@ -6,7 +6,7 @@ from helpers import tiny_model
 from torch.nn import functional as F
 
 from spx.api import Model
-from spx.inference import coverage, encode, posterior, refine
+from spx.inference import coverage, encode, refine
 from spx.patches import to_unit
 from spx.vae import reparameterise
 from spxcore.likelihood import log_prob
@@ -21,7 +21,7 @@ def test_coverage_counts_windows():
 def test_the_encoders_posterior_is_not_touched():
     model, images = Model(tiny_model()), np.random.default_rng(0).integers(0, 256, (3, 1, 28, 28), np.uint8)
     expected = model.module.vae.encode(to_unit(torch.from_numpy(images)))
-    for found, own in zip(posterior(model, images), expected, strict=True):
+    for found, own in zip(model.posterior(images.transpose(0, 2, 3, 1)), expected, strict=True):
         torch.testing.assert_close(found, own)
 
 
@@ -35,7 +35,7 @@ def test_steps_better_the_bound():
         with torch.no_grad():
             return float(-(weight * log_prob(model.module.vae.decode(z), x)).sum() - prior.log_prob(z).sum())
 
-    before, few, many = (posterior(model, images, steps) for steps in (0, 3, 30))
+    before, few, many = (model.posterior(images.transpose(0, 2, 3, 1), steps) for steps in (0, 3, 30))
     assert nats(*many) < nats(*few) < nats(*before)
     assert torch.equal(before[1], many[1])  # the variance stays
 

@@ -18,6 +18,8 @@ from .checkpoints import Checkpoint, read_checkpoint
 from .image_networks import ImageNetworks
 
 if TYPE_CHECKING:
+    import torch
+
     from .model import SpatialPixelCNN
 
 
@@ -159,9 +161,21 @@ class Model:
         require(refine >= 0, "refine", "0 steps or more", refine)
         if self._images and not refine:
             return self._images.encode(images)
-        from .inference import posterior
+        return self.posterior(images, refine)[0].numpy()
 
-        return posterior(self, images.transpose(0, 3, 1, 2), refine)[0].numpy()
+    def posterior(self, images: np.ndarray, refine: int = 0) -> tuple[torch.Tensor, torch.Tensor]:
+        """Mean and log-variance of q(z | x) of uint8 [N, H, W, C], each [N, latent]. `refine`: as of `reconstruct`."""
+        import torch
+
+        from . import inference
+
+        vae, images = (
+            self.module.vae,
+            torch.from_numpy(np.array(images.transpose(0, 3, 1, 2))),
+        )  # a copy: files are read-only
+        mean, log_variance = inference.encode(vae, images)
+        prior = self.prior.distribution()
+        return inference.refine(vae, prior, self.patch, images, mean, log_variance, refine), log_variance
 
     def feature_maps(self, z: np.ndarray | None) -> np.ndarray | None:
         """Feature maps of codes, float32 [N, latent] -> [N, M, h, w]; None with the paper's conditioning."""

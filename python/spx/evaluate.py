@@ -19,7 +19,6 @@ from spxcore.network import place_inputs
 
 from .api import Model
 from .data import Images
-from .inference import posterior
 from .lenet import LeNet
 from .metrics import components, contour_length, ms_ssim_pairs
 from .patches import full_image, to_unit
@@ -99,7 +98,7 @@ def likelihood(
     params = _whole_windows(model, engine)
     z, maps, kl = None, None, np.zeros(n)
     if config.latent:
-        encoded = posterior(model, images, refine)
+        encoded = model.posterior(images.transpose(0, 2, 3, 1), refine)
         z = reparameterise(*encoded, torch.Generator().manual_seed(seed))
         kl = kl_nats(model, *encoded, z) / math.log(2) / (channels * height * width)
     bits, sums, counts = [], np.zeros((height, width)), np.zeros((height, width))
@@ -238,12 +237,11 @@ def memorisation(model: Model, drawn: np.ndarray, test: Images, train: Images, s
         return images.reshape(len(images), -1) / np.float32(255)
 
     count = min(len(drawn), len(test))
-    real, known = test.images[:count].transpose(0, 2, 3, 1), train.images.transpose(0, 2, 3, 1)
+    real, known = (images.transpose(0, 2, 3, 1) for images in (test.images[:count], train.images))
     result = {"images": compare(flat(drawn[:count]), flat(real), flat(known))}
     if model.config.latent:
         generator = torch.Generator().manual_seed(seed)
-        pairs = [posterior(model, images) for images in (test.images[:count], train.images)]
-        real, known = (reparameterise(*pair, generator).numpy() for pair in pairs)
+        real, known = (reparameterise(*model.posterior(images), generator).numpy() for images in (real, known))
         result["codes"] = compare(model.prior.sample(seed, np.arange(count)), real, known)
     return result
 

@@ -10,7 +10,6 @@ from spxcore.errors import SpxError
 
 from .evaluate import Drawings
 from .files import write_atomically
-from .inference import posterior
 from .pictures import grid
 
 # Images in a row of the figures; fewer where they are larger.
@@ -49,7 +48,7 @@ def reconstructions(drawings: Drawings, size: int, folder: Path, count: int = _C
 def originals(drawings: Drawings, folder: Path, count: int = _COLUMNS) -> Path:
     """Figure 5 (a) and (b): the test images, and below them what the VAE's own decoder makes of their codes."""
     images = drawings.originals[:count]
-    mean, _ = posterior(drawings.model, images.transpose(0, 3, 1, 2))
+    mean, _ = drawings.model.posterior(images)
     decoded = drawings.model.module.decoded(mean)
     decoded = ((decoded + 1) * 127.5).round().byte().permute(0, 2, 3, 1).numpy()
     if decoded.shape[1:3] != images.shape[1:3]:  # data whose side is no multiple of 4

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-import numpy as np
 import torch
 from torch import Tensor
 from torch.distributions import Distribution
@@ -17,7 +16,6 @@ from torch.nn import functional as F
 
 from spxcore.likelihood import log_prob
 
-from .api import Model
 from .patches import to_unit
 from .vae import VAE
 
@@ -25,13 +23,6 @@ from .vae import VAE
 _CHUNK = 250
 # Adam on the mean in units of q's standard deviations: step and decays that got furthest in ten steps on MNIST.
 _STEP, _DECAYS = 0.8, (0.7, 0.9)
-
-
-def posterior(model: Model, images: np.ndarray, steps: int = 0) -> tuple[Tensor, Tensor]:
-    """q(z | x) of uint8 [N, C, H, W]: mean and log-variance, each [N, latent]. `steps`: as of `refine`, 0 for the encoder's q."""
-    vae, images = model.module.vae, torch.from_numpy(np.array(images))
-    mean, log_variance = encode(vae, images)
-    return refine(vae, model.prior.distribution(), model.patch, images, mean, log_variance, steps), log_variance
 
 
 @torch.no_grad()

@@ -110,8 +110,10 @@ def test_from_training_to_table(folder, tmp_path, capsys, monkeypatch):
     assert (out / "paper-4" / "run" / "checkpoint" / "model.safetensors").stat().st_mtime_ns == trained
     text = capsys.readouterr().out
     assert text == (out / "results.md").read_text() and "small 4x4, neither coordinates nor VAE" in text
-    assert "(1.52)" in text and "(<= 1.67)" in text and "Not run: paper-28," in text
+    assert "(1.52)" not in text and "Not run: paper-28," in text  # the paper's figures are of MNIST
     results = json.loads((out / "results.json").read_text())
+    beside = markdown(results["rows"], Settings("2"))
+    assert "(1.52)" in beside and "(<= 1.67)" in beside and "In brackets: the paper" in beside
     assert list(results["rows"]) == [
         "paper-4",
         "ours-4",

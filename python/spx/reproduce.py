@@ -364,11 +364,14 @@ def markdown(done: dict[str, dict], settings: Settings) -> str:
     head += [*(f"confidence {n}" for n in sizes), *(f"accuracy {n}" for n in sizes)]
     head += [f"contours {n}" for n in settings.contours]
     frozen = f"of {settings.vae}" if settings.vae else f"{settings.vae_steps} steps, once"
+    comparable = settings.data == "mnist"
     lines = [
         f"Each row trained for {Budget.of(settings.budget)} (frozen VAEs: {frozen}), "
         f"{settings.precision}, seed {settings.seed}; {settings.samples} samples, {settings.reconstructions} reconstructions, "
-        f"bits of {settings.subset or 'all'} test images. In brackets: the paper, trained until convergence."
+        f"bits of {settings.subset or 'all'} test images."
     ]
+    if comparable:
+        lines[0] += " In brackets: the paper, trained until convergence."
     not_run = []
     for group in dict.fromkeys(row.group for row in rows()):
         cells = []
@@ -376,7 +379,8 @@ def markdown(done: dict[str, dict], settings: Settings) -> str:
             if row.group != group:
                 continue
             if row.name in done:
-                cells.append(_cells(row, done[row.name], sizes, settings.contours))
+                known = row.beside if comparable else None
+                cells.append(_cells(row, known, done[row.name], sizes, settings.contours))
             else:
                 not_run.append(row.name)
         if cells:
@@ -394,9 +398,11 @@ def markdown(done: dict[str, dict], settings: Settings) -> str:
     return "\n".join(lines) + f"\n\n{'; '.join(machines)}; spx {__version__}.\n"
 
 
-def _cells(row: Row, report: dict, sizes: tuple[str, ...], contours: tuple[int, ...]) -> list[str]:
-    """A row of the table."""
-    known, by_size = row.beside, report["sizes"]
+def _cells(
+    row: Row, known: paper.Row | None, report: dict, sizes: tuple[str, ...], contours: tuple[int, ...]
+) -> list[str]:
+    """A row of the table, `known` in brackets."""
+    by_size = report["sizes"]
 
     def cell(own: str, theirs) -> str:
         return f"{own} ({theirs})" if own and theirs is not None else own

@@ -233,7 +233,7 @@ def judge(arguments: argparse.Namespace) -> int:
     report = {
         "checkpoint": arguments.checkpoint, "version": __version__, "engine": engine.name,
         "precision": arguments.precision, "seed": arguments.seed, "temperature": arguments.temperature,
-        "paper": paper_row(model.config), **report,
+        "paper": paper_row(model.config) if arguments.data == "mnist" else None, **report,
     }  # fmt: skip
     if arguments.out:
         _write(report, arguments.out)

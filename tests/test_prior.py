@@ -139,15 +139,20 @@ def synthetic():
     return codes, label.astype(np.uint8), truth
 
 
+def fit(codes: np.ndarray, labels: np.ndarray, **how) -> Prior:
+    """The mixture of codes without noise, as wide as they are."""
+    return fit_mixture(codes, np.zeros_like(codes), labels, spread=1.0, **how)
+
+
 def test_fit_mixture(synthetic):
     codes, labels, truth = synthetic
-    fitted = fit_mixture(codes[:3000], labels[:3000], components=3)
+    fitted = fit(codes[:3000], labels[:3000], components=3)
     assert fitted.kind == "mixture" and fitted.weights.sum() == pytest.approx(1, abs=1e-5)
     assert sorted(fitted.classes.tolist()) == [0, 0, 0, 1, 1, 1]
     assert all(a.dtype == np.float32 for a in (fitted.weights, fitted.means, fitted.cholesky))
     # Held out it is far better than one Gaussian, nearly as good as the truth, and no better on what it was fitted to.
     held_out = fitted.log_density(codes[3000:]).mean()
-    single = fit_mixture(codes[:3000], np.zeros(3000), components=1).log_density(codes[3000:]).mean()
+    single = fit(codes[:3000], np.zeros(3000), components=1).log_density(codes[3000:]).mean()
     classes = np.bincount(labels) / len(labels)
     weights = (
         truth.weights / np.array([truth.weights[k::2].sum() for k in (0, 1)])[truth.classes] * classes[truth.classes]
@@ -163,7 +168,7 @@ def test_fit_mixture(synthetic):
 
 def test_fit_mixture_keeps_the_classes_apart(synthetic):
     codes, labels, _ = synthetic
-    fitted = fit_mixture(codes, labels, components=3)
+    fitted = fit(codes, labels, components=3)
     shares = [fitted.weights[fitted.classes == k].sum() for k in (0, 1)]
     np.testing.assert_allclose(shares, np.bincount(labels) / len(labels), atol=1e-5)
     for k in (0, 1):
@@ -173,14 +178,29 @@ def test_fit_mixture_keeps_the_classes_apart(synthetic):
 
 def test_fit_mixture_is_repeatable_and_modest(synthetic):
     codes, labels, _ = synthetic
-    a, b = (fit_mixture(codes[:600], labels[:600], 20, seed=4) for _ in range(2))
+    a, b = (fit(codes[:600], labels[:600], components=20, seed=4) for _ in range(2))
     assert all((getattr(a, name) == getattr(b, name)).all() for name in ("weights", "classes", "means", "cholesky"))
-    few = fit_mixture(codes[:40], labels[:40], 20)  # too few for 20 clusters a class
+    few = fit(codes[:40], labels[:40], components=20)  # too few for 20 clusters a class
     assert len(few.weights) <= 4 and np.isfinite(few.log_density(codes)).all()
 
 
-def test_spread_scales_the_deviations_only(synthetic):
+def test_spread_scales_the_codes_and_leaves_their_noise(synthetic):
     codes, labels, _ = synthetic
-    whole, narrow = (fit_mixture(codes, labels, components=3, spread=spread) for spread in (1.0, 0.5))
+    noise = np.full_like(codes, 0.25)
+    whole, narrow = (fit_mixture(codes, noise, labels, components=3, spread=spread) for spread in (1.0, 0.5))
     assert np.array_equal(whole.means, narrow.means) and np.array_equal(whole.weights, narrow.weights)
-    assert np.allclose(narrow.cholesky, 0.5 * whole.cholesky)
+    of_codes, half = (p.cholesky @ p.cholesky.transpose(0, 2, 1) - np.diag(np.full(6, 0.25)) for p in (whole, narrow))
+    np.testing.assert_allclose(half, of_codes / 4, atol=1e-4)
+
+
+def test_noise_is_as_good_as_drawn(synthetic):
+    """The mixture of means and variances is that of endless draws."""
+    codes, labels, _ = synthetic
+    noise = np.random.default_rng(3).uniform(0.05, 0.3, codes.shape)
+    exact = fit_mixture(codes, noise, labels, components=3, spread=1.0)
+    repeats = 8
+    eps = np.random.default_rng(4).normal(size=(repeats, *codes.shape))
+    drawn = (codes + np.sqrt(noise) * eps).reshape(-1, codes.shape[1])
+    held_out = codes + np.sqrt(noise) * np.random.default_rng(5).normal(size=codes.shape)
+    by_draws = fit(drawn, np.tile(labels, repeats), components=3)
+    assert abs(exact.log_density(held_out).mean() - by_draws.log_density(held_out).mean()) < 0.05

@@ -41,7 +41,7 @@ class Recipe:
         refine: gradient steps on the code of each image before the patch network is trained, with --vae frozen; 0: the encoder's codes
         prior: mixture: Gaussians fitted to the training codes, a set a class; normal: N(0, I)
         components: Gaussians a class of the mixture prior
-        prior_spread: factor on their standard deviations; under 1 draws codes nearer to those of real images
+        prior_spread: factor on the standard deviations of their images' codes; under 1 draws codes nearer to those of real images
         sizes: smallest (the data's own) and largest image size trained at; equal for a single size
         contrast: how fast the targets' contrast grows with the size: factor 1 + contrast (n / 28 - 1)
         targets: at larger sizes, decoded: fading into the VAE's mean image of the code; data: the training image itself
@@ -79,8 +79,8 @@ class Recipe:
     patch_weight: float = 1.0
     refine: int = 10
     prior: str = "mixture"
-    components: int = 20
-    prior_spread: float = 0.8
+    components: int = 40
+    prior_spread: float = 0.75
     sizes: tuple[int, int] = (28, 1400)
     contrast: float = 0.25
     targets: str = "decoded"

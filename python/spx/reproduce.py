@@ -122,7 +122,7 @@ def _ablations() -> list[Row]:
         trained("half-budget", "half of the budget", share=0.5),
         trained("double-budget", "twice the budget", share=2.0),
         judged("normal-prior", "codes drawn from N(0, I)", prior="normal"),
-        judged("spread-1", "mixture prior as fitted, not narrowed", prior=str(1 / ours["prior_spread"])),
+        judged("wide-prior", "mixture prior of standard deviations 1.25 times as large", prior="1.25"),
         judged("temperature-0.9", "pixels drawn at temperature 0.9", temperature=0.9),
     ]
 

@@ -331,9 +331,8 @@ class Trainer:
         """Better means for both, kept in a file, since they take minutes: gradient steps on the bound with the encoder's codes' prior."""
         path = self.run / "codes.safetensors"
         if not path.exists():
-            prior = Prior(self.model.network_config.latent)
-            if self.recipe.prior == "mixture":
-                prior = fit_mixture(self._codes(), self.train_data.labels, **self._mixture)
+            mixture = self.recipe.prior == "mixture"
+            prior = self._mixture() if mixture else Prior(self.model.network_config.latent)
             p = prior.distribution(device=self.device)
             count = len(self.images) + len(self.test_images)
             with tqdm(total=count, desc="codes", unit="image", disable=not self.progress or self.rank != 0) as bar:
@@ -351,26 +350,25 @@ class Trainer:
         self.posterior = tensors["train"].to(self.device), self.posterior[1]
         self.test_posterior = tensors["test"].to(self.device), self.test_posterior[1]
 
-    @property
-    def _mixture(self) -> dict:
-        return {"components": self.recipe.components, "spread": self.recipe.prior_spread, "seed": self.recipe.seed}
-
-    def _codes(self) -> np.ndarray:
-        """A draw from q(z | x) of each training image, [N, latent]."""
-        generator = torch.Generator(self.device).manual_seed(seed_of(self.recipe.seed, "prior"))
-        return reparameterise(*self.posterior, generator).cpu().numpy()
+    def _mixture(self, chosen: np.ndarray | slice = slice(None)) -> Prior:
+        """The mixture prior of the chosen training images' codes."""
+        mean, log_variance = (q.cpu().numpy()[chosen] for q in self.posterior)
+        r = self.recipe
+        how = {"components": r.components, "spread": r.prior_spread, "seed": r.seed}
+        return fit_mixture(mean, np.exp(log_variance), self.train_data.labels[chosen], **how)
 
     def _fit_prior(self) -> None:
-        codes, labels = self._codes(), self.train_data.labels
+        generator = torch.Generator(self.device).manual_seed(seed_of(self.recipe.seed, "prior"))
+        codes = reparameterise(*self.posterior, generator).cpu().numpy()
         held_out = np.arange(len(codes)) % 10 == 9
-        fitted = fit_mixture(codes[~held_out], labels[~held_out], **self._mixture)
+        fitted = self._mixture(~held_out)
         report = {
             "kl_to_standard_normal": float(kl_to_standard_normal(*self.posterior).mean()),
             "codes_nats_fitted": float(fitted.log_density(codes[~held_out][:2000]).mean()),
             "codes_nats_held_out": float(fitted.log_density(codes[held_out][:2000]).mean()),
         }
         self._log({"event": "prior", **report})
-        self.model.set_prior(fit_mixture(codes, labels, **self._mixture))
+        self.model.set_prior(self._mixture())
         self.model.to(self.device)
 
     def _save_state(self) -> None:

@@ -3,6 +3,7 @@
 # csrc/sanitize.sh address|thread [pytest options]
 set -euo pipefail
 cd "$(dirname "$0")/.."
+unset MAKEFLAGS  # make's job server is closed to the ninja below
 python=${PYTHON:-python3}
 kind=${1:?expected address or thread}
 shift

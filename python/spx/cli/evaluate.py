@@ -75,8 +75,12 @@ def markdown(report: dict) -> str:
     paper = report["paper"] or {}
     lines = []
     if "likelihood" in report:
-        found, known = report["likelihood"], paper.get("bits")
+        found = report["likelihood"]
         at_most = "<= " if found["prior"] != "none" else ""
+        known = f"{at_most}{paper['bits']}" if "bits" in paper else ""
+        alone, name = found.get("encoder alone"), "bound" if at_most else "all"
+        if alone:
+            name += f", codes refined by {found['refine']} gradient steps"
         lines += [
             f"| bits per dimension, {found['images']} test images | this checkpoint | paper |",
             "|---|---|---|",
@@ -88,15 +92,12 @@ def markdown(report: dict) -> str:
                 f"({found['kl_nats']:.1f} nats) | |"
             )
         lines += [
-            f"| {'bound' if at_most else 'all'} | {at_most}{_with_error(found['bound_bits'], found['bound_error'], 4)} "
-            f"| {at_most + str(known) if known else ''} |",
+            f"| {name} | {at_most}{_with_error(found['bound_bits'], found['bound_error'], 4)} "
+            f"| {'' if alone else known} |",
         ]
-        if "encoder alone" in found:
-            alone = found["encoder alone"]
-            lines.append(
-                f"| bound with the encoder's codes as they are, not refined by {found['refine']} gradient steps "
-                f"({alone['images']} images) | <= {_with_error(alone['bound_bits'], alone['bound_error'], 4)} | |"
-            )
+        if alone:  # which is how the paper measured
+            bound = _with_error(alone["bound_bits"], alone["bound_error"], 4)
+            lines.append(f"| bound, the encoder's codes ({alone['images']} images) | <= {bound} | {known} |")
         lines.append("")
     if report["sizes"]:
         lines += ["| size | | images | this checkpoint | test images | paper |", "|---|---|---|---|---|---|"]

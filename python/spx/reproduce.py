@@ -1,6 +1,6 @@
 """The paper's tables 1 to 3 anew, ours beside them, and what each choice of ours does: rows trained and evaluated at one budget.
 
-Bits are those of the encoder's codes, as the paper's. Our rows are trained on them too, but for one ablation: to refine the training
+Rows are trained on the encoder's codes, as the paper's, and bits are those of such codes, but for one ablation: to refine the training
 set's codes (`spx.inference`) takes minutes on a CPU, more than a small budget.
 """
 
@@ -322,7 +322,7 @@ class Reproduction:
         report = evaluate(
             model, test, load_lenet(s.lenet or None), drawings, sizes=(side, 2 * side), contour_sizes=s.contours,
             samples=s.samples, reconstructions=s.reconstructions, pairs_of=s.pairs_of, large_pixels=s.large_pixels,
-            subset=s.subset,
+            subset=s.subset, refine=made.refine,
         )  # fmt: skip
         report.get("likelihood", {}).pop("map", None)
         settings = _without(made.to_dict(), "data_dir", "init")

@@ -71,7 +71,7 @@ def test_unknown_presets(name):
         {"lr": float("nan")}, {"weight_decay": float("nan")}, {"lr_decay": 0.0}, {"lr_decay": 1.1}, {"ema": 1.0}, {"ema": -0.1},
         {"dropout": 1.0}, {"sizes": (4, 28)}, {"sizes": (56, 28)}, {"sizes": (28,)}, {"vae": "some"}, {"prior": "other"},
         {"schedule": "linear"}, {"precision": "fp16"}, {"batch": 130}, {"coordinates": False},
-        {"targets": "other"}, {"patch_weight": 0.0}, {"spoilt": 1.1},
+        {"targets": "other"}, {"patch_weight": 0.0}, {"spoilt": 1.1}, {"refine": -1},
     ],
     ids=str,
 )  # fmt: skip

@@ -329,6 +329,9 @@ def test_refined_codes_are_made_once(uninterrupted, data_dir, tmp_path, monkeypa
     with monkeypatch.context() as patch:
         patch.setattr("spx.train.refine", None)
         run(s, tmp_path / "part", resume=True, stop_at=3)
+    (tmp_path / "part" / "codes.safetensors").write_bytes(b"damaged")
+    with pytest.raises(SpxError, match=r"codes\.safetensors: cannot be read .* remove it, and the codes are made anew"):
+        run(s, tmp_path / "part", resume=True)
     (tmp_path / "part" / "codes.safetensors").unlink()  # even so
     run(s, tmp_path / "part", resume=True)
     assert result(tmp_path / "part") == result(tmp_path / "whole") != result(tmp_path / "other")

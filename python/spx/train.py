@@ -322,7 +322,9 @@ class Trainer:
         """q(z | x) of every training and validation image, computed once: the VAE is frozen."""
         with _eagerly():
             self.posterior, self.test_posterior = (encode(self.model.vae, i) for i in (self.images, self.test_images))
-            if self.recipe.refine:
+            if (
+                self.recipe.refine and self.phase == "patch"
+            ):  # with --vae joint the network has seen the encoder's codes
                 self._refine_codes()
         if self.recipe.prior == "mixture" and not self.model.components:
             self._fit_prior()
@@ -346,7 +348,10 @@ class Trainer:
             if self.rank == 0:
                 write_atomically(path, lambda p: save_file(tensors, p))
         else:
-            tensors = load_file(path)
+            try:
+                tensors = load_file(path)
+            except Exception as error:
+                raise SpxError(f"{path}: cannot be read ({error}); remove it, and the codes are made anew") from error
         self.posterior = tensors["train"].to(self.device), self.posterior[1]
         self.test_posterior = tensors["test"].to(self.device), self.test_posterior[1]
 

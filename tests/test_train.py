@@ -19,6 +19,7 @@ from safetensors.torch import load_file
 
 from spx.checkpoints import load_model
 from spx.cli.train import main
+from spx.files import alone_in
 from spx.recipe import recipe
 from spx.train import Averaged, Trainer, seed_of
 from spxcore.errors import SpxError
@@ -405,6 +406,19 @@ def test_what_a_killed_process_left_goes_on_resume(data_dir, tmp_path):
     (folder / ".recipe.json.1.tmp").write_text("{")
     run(s, folder, resume=True)
     assert not list(folder.glob(".*"))
+
+
+def test_a_run_under_way_is_left_alone(data_dir, tmp_path):
+    """Two trainers in one folder would overwrite each other's states."""
+    s, folder = settings("no latent", data_dir), tmp_path / "run"
+    second = run(s, folder, stop_at=1)
+    (folder / ".state-0-00000003.1.tmp").mkdir()  # being written by the first
+    with alone_in(folder):
+        for go_on in (second.train, lambda: run(s, folder, resume=True)):
+            with pytest.raises(SpxError, match=r"expected a run that no other process .* another --out"):
+                go_on()
+    assert list(folder.glob(".*.tmp"))
+    run(s, folder, resume=True)
 
 
 @pytest.mark.slow

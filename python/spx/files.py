@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
+
+from spxcore.errors import SpxError
 
 
 def _umask() -> int:
@@ -41,6 +44,30 @@ def write_folder_atomically(path: Path, write: Callable[[Path], None]) -> None:
         os.replace(temporary, path)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
+
+
+@contextlib.contextmanager
+def alone_in(folder: Path) -> Iterator[None]:
+    """Inside, no other process may be alone in `folder`. A claim ends with its process, however that ends.
+
+    Raises:
+        SpxError: if another one is, or nothing can be written there.
+    """
+    from filelock import FileLock, Timeout  # only training wants it, and it is slow to import
+
+    lock = FileLock(folder / "lock")
+    try:
+        lock.acquire(timeout=0)
+    except Timeout as error:
+        raise SpxError(
+            f"{folder}: expected a run that no other process is at work on, got one under way; wait for its end, or choose another --out"
+        ) from error
+    except OSError as error:
+        raise SpxError(f"{folder}: cannot be written ({error.strerror}); choose another --out") from error
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 def remove_leftovers(folder: Path) -> None:

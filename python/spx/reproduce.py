@@ -362,7 +362,8 @@ def markdown(done: dict[str, dict], settings: Settings) -> str:
     sizes = ("28", "56")
     head = ["row", "steps", "minutes", "bits a dimension", *(f"MS-SSIM {n}" for n in sizes)]
     head += [*(f"confidence {n}" for n in sizes), *(f"accuracy {n}" for n in sizes)]
-    head += [f"contours {n}" for n in settings.contours]
+    for n in settings.contours:
+        head += [f"contours {n}", f"ink / ground pieces {n}"]
     frozen = f"of {settings.vae}" if settings.vae else f"{settings.vae_steps} steps, once"
     comparable = settings.data == "mnist"
     lines = [
@@ -424,8 +425,9 @@ def _cells(
             theirs = theirs[0] if isinstance(theirs, tuple) else theirs
             result.append(cell("" if value is None else f"{value:.1f}", theirs))
     for size in contours:
-        value = at(str(size), "reconstructions", "contour_ratio")
-        result.append("" if value is None else f"{value:.2f}")
+        ratio, *pieces = (at(str(size), "reconstructions", w) for w in ("contour_ratio", "ink_pieces", "ground_pieces"))
+        result.append("" if ratio is None else f"{ratio:.2f}")
+        result.append("" if None in pieces else " / ".join(f"{count:.2f}" for count in pieces))
     return result
 
 

@@ -29,7 +29,7 @@ from spxcore.likelihood import log_prob
 
 from . import data
 from .checkpoints import load_model, save_checkpoint
-from .files import remove_leftovers, write_atomically, write_folder_atomically
+from .files import alone_in, remove_leftovers, write_atomically, write_folder_atomically
 from .inference import encode, refine
 from .model import SpatialPixelCNN
 from .patches import Patches, decoded_targets, sample_patches, to_unit
@@ -206,7 +206,8 @@ class Trainer:
         begun = (self.run / "recipe.json").exists()
         if resume:
             require(begun, str(self.run), "a run to resume", "none", "leave --resume out to start a run")
-            remove_leftovers(self.run)
+            with alone_in(self.run):
+                remove_leftovers(self.run)
             return
         way_out = "--resume continues it; or choose another --out"
         require(not begun, str(self.run), "a new folder", "one with a run in it", way_out)
@@ -491,9 +492,13 @@ class Trainer:
         SIGINT (Ctrl-C) and SIGTERM end the run after the step under way, its state saved; a second one ends it at once.
 
         Raises:
-            SpxError: if the loss or a weight is no longer finite.
+            SpxError: if the loss or a weight is no longer finite, or another process trains in the run's folder.
             KeyboardInterrupt: on such a signal.
         """
+        with alone_in(self.run) if self.rank == 0 else contextlib.nullcontext():
+            return self._train(stop_at)
+
+    def _train(self, stop_at: int | None) -> Path:
         from torch.utils.tensorboard import SummaryWriter
 
         self.writer = (

@@ -131,6 +131,7 @@ def test_from_training_to_table(folder, tmp_path, capsys, monkeypatch):
 
     four, eight = (load_model(out / name / "run" / "checkpoint").vae.state_dict() for name in ("ours-4", "ours-8"))
     assert all(torch.equal(four[name], eight[name]) for name in four) and (out / "vae-kl-0.8").is_dir()
+    assert not (out / "vae-kl-0.8" / "codes.safetensors").exists()  # minutes, for a network that is thrown away
     # Finished rows are not touched, and a folder keeps to its settings.
     before = (out / "ours-4" / "report.json").stat().st_mtime_ns
     assert reproduced(folder, out, "--budget", "2", "--rows", "ours-4") == 0

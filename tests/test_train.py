@@ -20,6 +20,7 @@ from safetensors.torch import load_file
 from spx.checkpoints import load_model
 from spx.cli.train import main
 from spx.files import alone_in
+from spx.inference import refine
 from spx.recipe import recipe
 from spx.train import Averaged, Trainer, seed_of
 from spxcore.errors import SpxError
@@ -336,6 +337,25 @@ def test_refined_codes_are_made_once(uninterrupted, data_dir, tmp_path, monkeypa
     (tmp_path / "part" / "codes.safetensors").unlink()  # even so
     run(s, tmp_path / "part", resume=True)
     assert result(tmp_path / "part") == result(tmp_path / "whole") != result(tmp_path / "other")
+
+
+def test_a_signal_while_codes_are_refined(data_dir, tmp_path, monkeypatch):
+    """It takes minutes: the run stops there, and what the VAE has learned is kept though no state was asked for."""
+    s = settings("frozen, spatial", data_dir, refine=2, save_every=0)
+    trainer = Trainer(s, tmp_path / "run", progress=False)
+
+    def interrupted(*arguments):
+        os.kill(os.getpid(), signal.SIGTERM)
+        return refine(*arguments)
+
+    monkeypatch.setattr("spx.train.refine", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        trainer.train()
+    assert states(tmp_path / "run") == ["state-0-00000003"]
+    monkeypatch.undo()
+    run(s, tmp_path / "run", resume=True)
+    run(s, tmp_path / "whole")
+    assert result(tmp_path / "run") == result(tmp_path / "whole")
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])

@@ -260,7 +260,7 @@ class Reproduction:
             if not given:
                 self.tell(f"{run.name}: the VAE of the rows with a frozen one, {steps} steps")
                 # Its patch network, trained for a single step, is thrown away.
-                how = {"vae_steps": steps, "steps": 1, "prior": "normal", "sizes": (28, 28)}
+                how = {"vae_steps": steps, "steps": 1, "prior": "normal", "refine": 0, "sizes": (28, 28)}
                 given, _ = self._trained(self._recipe("small-4x4", kl_weight=kl_weight, **how), run)
             save_checkpoint(_vae_alone(load_model(given)), alone)
         return alone

@@ -338,11 +338,16 @@ class Trainer:
             prior = self._mixture() if mixture else Prior(self.model.network_config.latent)
             p = prior.distribution(device=self.device)
             count = len(self.images) + len(self.test_images)
+            vae, patch, steps = self.model.vae, self.model.network_config.patch, self.recipe.refine
             with tqdm(total=count, desc="codes", unit="image", disable=not self.progress or self.rank != 0) as bar:
+
+                def done(images: int) -> None:
+                    bar.update(images)
+                    if self._asked_to_stop:
+                        raise KeyboardInterrupt
+
                 means = [
-                    refine(
-                        self.model.vae, p, self.model.network_config.patch, images, *q, self.recipe.refine, bar.update
-                    )
+                    refine(vae, p, patch, images, *q, steps, done)
                     for images, q in ((self.images, self.posterior), (self.test_images, self.test_posterior))
                 ]
             tensors = {name: t.cpu().contiguous() for name, t in zip(("train", "test"), means, strict=True)}
@@ -566,6 +571,7 @@ class Trainer:
         return self.step + sum(steps for _, steps in self.recipe.phases()[: self.phase_index])
 
     def _next_phase(self) -> None:
+        self._save_state()  # the next phase may take minutes to begin, and be stopped there
         with torch.no_grad():  # what was trained is used from now on as its average
             for name, p in self._trainable().items():
                 p.copy_(self.average.mean[name])

@@ -28,6 +28,8 @@ from .recipe import Recipe, recipe
 
 # Steps that are timed, after as many that are not, to find out how many fit into minutes.
 _PROBE_STEPS = 10
+# The row that ablations change in one thing, and the sizes of the paper's tables.
+_BASE, _SIZES = "ours-8", (28, 56)
 
 
 @dataclass(frozen=True)
@@ -99,7 +101,7 @@ def _ablations() -> list[Row]:
         return Row(f"ablation-{name}", "ablations", text, {**base, **settings}, share=share)
 
     def judged(name: str, text: str, **evaluation) -> Row:
-        return Row(f"ablation-{name}", "ablations", text, base, of="ours-8", **evaluation)
+        return Row(f"ablation-{name}", "ablations", text, base, of=_BASE, **evaluation)
 
     ours = asdict(recipe("small-8x8"))
     like_ours = {name: ours[name] for name in (
@@ -354,80 +356,78 @@ def machine() -> str:
             name = next((line.split(":", 1)[1].strip() for line in file if line.startswith("model name")), name)
     except OSError:
         pass
-    return f"{name}, {len(os.sched_getaffinity(0)) if hasattr(os, 'sched_getaffinity') else os.cpu_count()} cores"
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    return f"{name}, {cores} core{'s' * (cores != 1)}"
 
 
 def markdown(done: dict[str, dict], settings: Settings) -> str:
     """Tables of the rows that are finished, the paper's figures in brackets; the rows that were not run by name."""
-    sizes = ("28", "56")
-    head = ["row", "steps", "minutes", "bits a dimension", *(f"MS-SSIM {n}" for n in sizes)]
-    head += [*(f"confidence {n}" for n in sizes), *(f"accuracy {n}" for n in sizes)]
-    for n in settings.contours:
-        head += [f"contours {n}", f"ink / ground pieces {n}"]
+    head = ["row", "steps", "minutes", "patch", "KL", "bound", "MS-SSIM", "confidence", "accuracy", "pieces 28"]
+    head += [f"{what} {n}" for n in settings.contours for what in ("contours", "pieces")]
     frozen = f"of {settings.vae}" if settings.vae else f"{settings.vae_steps} steps, once"
     comparable = settings.data == "mnist"
     lines = [
-        f"Each row trained for {Budget.of(settings.budget)} (frozen VAEs: {frozen}), "
-        f"{settings.precision}, seed {settings.seed}; {settings.samples} samples, {settings.reconstructions} reconstructions, "
-        f"bits of {settings.subset or 'all'} test images."
+        f"Each row trained for {Budget.of(settings.budget)} (frozen VAEs: {frozen}), {settings.precision}, seed {settings.seed}. "
+        f"Bits per dimension of {settings.subset or 'all'} test images; MS-SSIM and confidence of {settings.samples} samples, accuracy "
+        f"of {settings.reconstructions} reconstructions, at 28x28 / 56x56; pieces of ink / ground, of samples at 28x28, of "
+        "reconstructions at the sizes of contours."
     ]
     if comparable:
         lines[0] += " In brackets: the paper, trained until convergence."
-    not_run = []
     for group in dict.fromkeys(row.group for row in rows()):
-        cells = []
-        for row in rows():
-            if row.group != group:
-                continue
-            if row.name in done:
-                known = row.beside if comparable else None
-                cells.append(_cells(row, known, done[row.name], sizes, settings.contours))
-            else:
-                not_run.append(row.name)
-        if cells:
-            lines += [
-                "",
-                f"**{group[0].upper() + group[1:]}**",
-                "",
-                f"| {' | '.join(head)} |",
-                "|---" * len(head) + "|",
-            ]
+        shown = [row for row in rows() if row.group == group and row.name in done]
+        if shown and group == "ablations":  # beside what they change
+            shown = [replace(row, beside=None) for row in rows() if row.name == _BASE and _BASE in done] + shown
+        if shown:
+            title = group[0].upper() + group[1:]
+            lines += ["", f"**{title}**", "", f"| {' | '.join(head)} |", "|---" * len(head) + "|"]
+            cells = (
+                _cells(row, row.beside if comparable else None, done[row.name], settings.contours) for row in shown
+            )
             lines += [f"| {' | '.join(row)} |" for row in cells]
+    not_run = [row.name for row in rows() if row.name not in done]
     if not_run:
         lines += ["", f"Not run: {', '.join(not_run)}."]
     machines = sorted({report["machine"] for report in done.values()})
     return "\n".join(lines) + f"\n\n{'; '.join(machines)}; spx {__version__}.\n"
 
 
-def _cells(
-    row: Row, known: paper.Row | None, report: dict, sizes: tuple[str, ...], contours: tuple[int, ...]
-) -> list[str]:
-    """A row of the table, `known` in brackets."""
-    by_size = report["sizes"]
+def _cells(row: Row, known: paper.Row | None, report: dict, contours: tuple[int, ...]) -> list[str]:
+    """A row of the table, `known` in brackets; what was not measured stays empty."""
 
-    def cell(own: str, theirs) -> str:
-        return f"{own} ({theirs})" if own and theirs is not None else own
+    def pair(values: list[float | None] | tuple, digits: int) -> str:
+        return "" if None in values else " / ".join(f"{value:.{digits}f}" for value in values)
 
-    def at(size: str, of: str, what: str) -> float | None:
-        return by_size.get(size, {}).get(of, {}).get(what)
+    def at(size: int, of: str, *what: str) -> list[float | None]:
+        found = report["sizes"].get(str(size), {}).get(of, {})
+        return [found.get(name) for name in what]
 
-    bits, limit = report.get("likelihood"), "<= " if row.settings.get("vae") != "none" else ""
-    limits = "<= " if known and known.latent else ""
-    result = [row.text, str(report["steps"]), f"{report['train_seconds'] / 60:.1f}"]
-    result.append(cell(f"{limit}{bits['bound_bits']:.3f}" if bits else "", known and f"{limits}{known.bits}"))
-    for size in sizes:
-        value, spread = (at(size, "samples", what) for what in ("ms_ssim", "ms_ssim_deviation"))
-        theirs = known and "{} ± {}".format(*known.ms_ssim[int(size)])
-        result.append(cell("" if value is None else f"{value:.2f} ± {spread:.2f}", theirs))
-    for what, of in (("confidence", "samples"), ("accuracy", "reconstructions")):
-        for size in sizes:
-            value, theirs = at(size, of, what), known and getattr(known, what).get(int(size))
-            theirs = theirs[0] if isinstance(theirs, tuple) else theirs
-            result.append(cell("" if value is None else f"{value:.1f}", theirs))
+    def beside(own: str, theirs: str) -> str:
+        return f"{own} ({theirs})" if own and theirs else own
+
+    bits = report.get("likelihood")
+    result = [f"`{row.name}` {row.text}", str(report["steps"]), f"{report['train_seconds'] / 60:.1f}"]
+    result += [f"{bits[name]:.3f}" if bits else "" for name in ("patch_bits", "kl_bits")]
+    limits = "<= " if row.settings.get("vae") != "none" else "", "<= " if known and known.latent else ""
+    bound = f"{limits[0]}{bits['bound_bits']:.3f}" if bits else ""
+    if bits and bits["bound_error"] is not None:
+        bound += f" ± {bits['bound_error']:.3f}"
+    result.append(beside(bound, f"{limits[1]}{known.bits}" if known else ""))
+    for what, of, digits in (
+        ("ms_ssim", "samples", 2),
+        ("confidence", "samples", 1),
+        ("accuracy", "reconstructions", 1),
+    ):
+        values = [at(size, of, what)[0] for size in _SIZES]
+        theirs = getattr(known, what) if known else {}
+        known_means = [
+            theirs[size][0] if isinstance(theirs[size], tuple) else theirs[size] for size in _SIZES if theirs
+        ]
+        result.append(beside(pair(values, digits), pair(known_means, digits)))
+    result.append(pair(at(28, "samples", "ink_pieces", "ground_pieces"), 2))
     for size in contours:
-        ratio, *pieces = (at(str(size), "reconstructions", w) for w in ("contour_ratio", "ink_pieces", "ground_pieces"))
-        result.append("" if ratio is None else f"{ratio:.2f}")
-        result.append("" if None in pieces else " / ".join(f"{count:.2f}" for count in pieces))
+        result.append(pair(at(size, "reconstructions", "contour_ratio"), 2))
+        result.append(pair(at(size, "reconstructions", "ink_pieces", "ground_pieces"), 2))
     return result
 
 

@@ -72,3 +72,8 @@ def row_of(config: NetworkConfig) -> Row | None:
         if (row.patch, 140 if row.large else 25, row.coordinates, row.latent) == asked:
             return row
     return None
+
+
+def with_error(value: float, error: float | None, digits: int) -> str:
+    """A figure as our tables print it beside the paper's: with its standard error, if there is one."""
+    return f"{value:.{digits}f}" + (f" +- {error:.{digits}f}" if error is not None else "")

@@ -24,6 +24,7 @@ from spxcore.errors import SpxError, require
 from . import paper
 from .checkpoints import CONFIG, load_model, save_checkpoint
 from .files import write_atomically
+from .paper import with_error
 from .recipe import Recipe, recipe
 
 # Steps that are timed, after as many that are not, to find out how many fit into minutes.
@@ -395,7 +396,7 @@ def markdown(done: dict[str, dict], settings: Settings) -> str:
 def _cells(row: Row, known: paper.Row | None, report: dict, contours: tuple[int, ...]) -> list[str]:
     """A row of the table, `known` in brackets; what was not measured stays empty."""
 
-    def pair(values: list[float | None] | tuple, digits: int) -> str:
+    def pair(values: list[float | None], digits: int) -> str:
         return "" if None in values else " / ".join(f"{value:.{digits}f}" for value in values)
 
     def at(size: int, of: str, *what: str) -> list[float | None]:
@@ -408,22 +409,15 @@ def _cells(row: Row, known: paper.Row | None, report: dict, contours: tuple[int,
     bits = report.get("likelihood")
     result = [f"`{row.name}` {row.text}", str(report["steps"]), f"{report['train_seconds'] / 60:.1f}"]
     result += [f"{bits[name]:.3f}" if bits else "" for name in ("patch_bits", "kl_bits")]
-    limits = "<= " if row.settings.get("vae") != "none" else "", "<= " if known and known.latent else ""
-    bound = f"{limits[0]}{bits['bound_bits']:.3f}" if bits else ""
-    if bits and bits["bound_error"] is not None:
-        bound += f" ± {bits['bound_error']:.3f}"
-    result.append(beside(bound, f"{limits[1]}{known.bits}" if known else ""))
-    for what, of, digits in (
-        ("ms_ssim", "samples", 2),
-        ("confidence", "samples", 1),
-        ("accuracy", "reconstructions", 1),
-    ):
-        values = [at(size, of, what)[0] for size in _SIZES]
-        theirs = getattr(known, what) if known else {}
-        known_means = [
-            theirs[size][0] if isinstance(theirs[size], tuple) else theirs[size] for size in _SIZES if theirs
-        ]
-        result.append(beside(pair(values, digits), pair(known_means, digits)))
+    limit = "<= " if row.settings.get("vae") != "none" else ""
+    bound = limit + with_error(bits["bound_bits"], bits["bound_error"], 3) if bits else ""
+    result.append(beside(bound, f"{'<= ' * known.latent}{known.bits}" if known else ""))
+    judged = (("ms_ssim", "samples", 2), ("confidence", "samples", 1), ("accuracy", "reconstructions", 1))
+    for what, of, digits in judged:
+        own = pair([at(size, of, what)[0] for size in _SIZES], digits)
+        figures = getattr(known, what).values() if known else ()
+        theirs = [figure[0] if isinstance(figure, tuple) else figure for figure in figures]
+        result.append(beside(own, pair(theirs, digits)))
     result.append(pair(at(28, "samples", "ink_pieces", "ground_pieces"), 2))
     for size in contours:
         result.append(pair(at(size, "reconstructions", "contour_ratio"), 2))

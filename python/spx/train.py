@@ -323,9 +323,8 @@ class Trainer:
         """q(z | x) of every training and validation image, computed once: the VAE is frozen."""
         with _eagerly():
             self.posterior, self.test_posterior = (encode(self.model.vae, i) for i in (self.images, self.test_images))
-            if (
-                self.recipe.refine and self.phase == "patch"
-            ):  # with --vae joint the network has seen the encoder's codes
+            # With --vae joint the network has seen the encoder's codes.
+            if self.recipe.refine and self.phase == "patch":
                 self._refine_codes()
         if self.recipe.prior == "mixture" and not self.model.components:
             self._fit_prior()

@@ -11,6 +11,7 @@ from spxcore import __version__
 from spxcore.engines import CHOICES, PRECISIONS
 from spxcore.errors import SpxError, require
 
+from ..paper import with_error
 from . import run
 
 
@@ -84,7 +85,7 @@ def markdown(report: dict) -> str:
         lines += [
             f"| bits per dimension, {found['images']} test images | this checkpoint | paper |",
             "|---|---|---|",
-            f"| patch likelihood alone | {_with_error(found['patch_bits'], found['patch_error'], 4)} | |",
+            f"| patch likelihood alone | {with_error(found['patch_bits'], found['patch_error'], 4)} | |",
         ]
         if at_most:
             lines.append(
@@ -92,11 +93,11 @@ def markdown(report: dict) -> str:
                 f"({found['kl_nats']:.1f} nats) | |"
             )
         lines += [
-            f"| {name} | {at_most}{_with_error(found['bound_bits'], found['bound_error'], 4)} "
+            f"| {name} | {at_most}{with_error(found['bound_bits'], found['bound_error'], 4)} "
             f"| {'' if alone else known} |",
         ]
         if alone:  # which is how the paper measured
-            bound = _with_error(alone["bound_bits"], alone["bound_error"], 4)
+            bound = with_error(alone["bound_bits"], alone["bound_error"], 4)
             lines.append(f"| bound, the encoder's codes ({alone['images']} images) | <= {bound} | {known} |")
         lines.append("")
     if report["sizes"]:
@@ -110,11 +111,11 @@ def markdown(report: dict) -> str:
             if what == "ms_ssim":
                 cells = [f"{r['ms_ssim']:.3f} +- {r['ms_ssim_deviation']:.2f}" for r in (own, real)]
             elif what == "confidence":
-                cells = [_with_error(r[what], r["confidence_error"], 1) for r in (own, real)]
+                cells = [with_error(r[what], r["confidence_error"], 1) for r in (own, real)]
             elif what == "accuracy":
                 cells = [f"{r[what]:.1f}" for r in (own, real)]
             elif what == "contour_ratio":
-                cells = [f"{_with_error(own[what], own['contour_error'], 3)} (worst {own['contour_worst']:.3f})", "1"]
+                cells = [f"{with_error(own[what], own['contour_error'], 3)} (worst {own['contour_worst']:.3f})", "1"]
             else:
                 cells = [f"{r['ink_pieces']:.2f} / {r['ground_pieces']:.2f}" for r in (own, real)]
             known = " +- ".join(map(str, known)) if isinstance(known, (list, tuple)) else known
@@ -147,10 +148,6 @@ _SHOWN = (
     ("contour_ratio", "reconstructions", "contour ratio of reconstructions"),
     ("ink_pieces", "reconstructions", "pieces of ink / ground, reconstructions"),
 )
-
-
-def _with_error(value: float, error: float | None, digits: int) -> str:
-    return f"{value:.{digits}f}" + (f" +- {error:.{digits}f}" if error is not None else "")
 
 
 def paper_row(config) -> dict | None:

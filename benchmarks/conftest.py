@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 import torch
 
-from spxcore import Weights, __version__, native, preset
-from spxcore.network import PixelCNN
+from spx.models.spatial.config import NetworkConfig, preset
+from spxcore import Network, __version__, native
+from spxcore.walk.module import Module
 
 
 def pytest_benchmark_update_machine_info(config, machine_info):
@@ -18,7 +19,7 @@ def pytest_benchmark_update_machine_info(config, machine_info):
         "numpy": np.__version__,
         "native": native.native().build_info(),
         "instruction_sets": native.native().instruction_sets(),
-        "cores": len(os.sched_getaffinity(0)),
+        "cores": native.cores(),
         "load_average": os.getloadavg(),
         "fma_peak_per_core": native.native().fma_peak(0.5),
         "bf16_peak_per_core": native.native().bf16_peak(0.5),
@@ -26,7 +27,13 @@ def pytest_benchmark_update_machine_info(config, machine_info):
 
 
 @pytest.fixture(scope="session")
-def weights() -> Weights:
-    """The small 8x8 network with random weights: speed does not depend on what it learnt."""
+def config() -> NetworkConfig:
+    """The shipped kind of network."""
+    return preset("small-8x8")
+
+
+@pytest.fixture(scope="session")
+def network(config) -> Network:
+    """It with random weights: speed does not depend on what it learnt."""
     torch.manual_seed(0)
-    return Weights.of(PixelCNN(preset("small-8x8")))
+    return Network.of(Module(config.walk))

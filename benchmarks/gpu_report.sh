@@ -48,13 +48,10 @@ tool() {  # tool NAME SECONDS PROGRAM OPTIONS...: the same with one of the CUDA 
 
 draw() {  # the Python that draws images of a small random network on the cuda engine: draw HEIGHT WIDTH IMAGES PRESET
   cat <<PYTHON
-import torch
-from helpers import job
-from spxcore import Weights, engines, preset
-from spxcore.network import PixelCNN
-torch.manual_seed(0)
-weights = Weights.of(PixelCNN(preset("$4")))
-print(engines.get("cuda", precision="bf16").sample(weights, job(weights.config, $1, $2, $3)).mean())
+from helpers import drawn, job
+from spx.models.spatial.config import preset
+from spxcore import engines
+print(drawn(engines.get("cuda", precision="bf16"), job(preset("$4"), $1, $2, $3)).pixels.mean())
 PYTHON
 }
 

@@ -14,11 +14,12 @@ import torch
 
 from spx import data
 from spx.api import load
-from spx.evaluate import judged, pieces
+from spx.evaluate import judged, pieces, posterior
 from spx.lenet import load_lenet
 from spx.metrics import ms_ssim_pairs
-from spx.prior import fit_mixture
-from spx.vae import kl_to_standard_normal, reparameterise
+from spx.models.parts.gaussian import kl_to_standard_normal, reparameterise
+from spx.models.spatial.prior import fit_mixture
+from spx.request import Request
 from spxcore import engines
 
 
@@ -39,7 +40,7 @@ def main() -> None:
     train, test = (data.load(arguments.data, arguments.data_dir, split) for split in ("train", "test"))
     generator = torch.Generator().manual_seed(arguments.seed)
     known, (mean, log_variance) = (
-        model.posterior(images.transpose(0, 2, 3, 1), arguments.refine) for images in (train.images, test.images)
+        posterior(model, images.transpose(0, 2, 3, 1), arguments.refine) for images in (train.images, test.images)
     )
     z = reparameterise(mean, log_variance, generator).double()
     entropy = -torch.distributions.Normal(mean.double(), (0.5 * log_variance).exp().double()).log_prob(z).sum(dim=1)
@@ -62,8 +63,8 @@ def main() -> None:
             ]
             sampled = ["", "", ""]
             if arguments.samples:
-                numbers = np.arange(arguments.samples)
-                drawn = model.draw(28, 28, prior.sample(arguments.seed, numbers), arguments.seed, engine=engine)
+                code = prior.sample(arguments.seed, np.arange(arguments.samples))
+                drawn = model.draw(Request(28, seed=arguments.seed, code=code), engine=engine)
                 found = {**judged(lenet, drawn), **pieces(drawn)}
                 sampled = [
                     f"{found['confidence']:.2f} +- {found['confidence_error']:.2f}",

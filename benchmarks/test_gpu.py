@@ -13,12 +13,12 @@ import pytest
 import torch
 from jobs import make_job
 
-from spxcore import engines, native, preset
-from spxcore.engines.cuda import Cuda
-from spxcore.layers import GatedResnet
-from spxcore.network import PixelCNN
-from spxcore.plan import compile_network
-from spxcore.schedule import Wavefront
+from spx.models.spatial.config import preset
+from spxcore import engines, native
+from spxcore.engines.cuda import Cuda, Options
+from spxcore.plan import plan_at
+from spxcore.schedules.window import Wavefront
+from spxcore.walk.module import Module
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs an NVIDIA GPU, and PyTorch finds none")
 
@@ -39,13 +39,17 @@ VARIANTS = ("torch fp32", "triton fp32", "triton bf16", "cuda fp32", "cuda tf32"
 GRIDS = [(8, 2), (8, 1), (4, 1), (4, 2), (2, 1)]
 
 
+def draw(engine, job) -> None:
+    engine.draw(job, job.canvas())
+
+
 @pytest.fixture(scope="module")
-def naive(weights) -> float:
+def naive(network, config) -> float:
     """Seconds a pixel of the naive loop, measured on NAIVE_SIDE^2 pixels."""
     engine = engines.get("reference", device="cuda")
-    engine.sample(weights, make_job(weights, 1, 8, 8))
+    draw(engine, make_job(network, config, 1, 8, 8))
     start = time.perf_counter()
-    engine.sample(weights, make_job(weights, 1, NAIVE_SIDE, NAIVE_SIDE))
+    draw(engine, make_job(network, config, 1, NAIVE_SIDE, NAIVE_SIDE))
     return (time.perf_counter() - start) / NAIVE_SIDE**2
 
 
@@ -69,15 +73,16 @@ def ceiling() -> dict[str, float]:
     return found
 
 
-def measure(benchmark, weights, naive, ceiling, name, variant, engine, shape) -> None:
-    job, precision = make_job(weights, *shape), variant.split()[1]
-    engine.sample(weights, make_job(weights, shape[0], 8, 8))  # compiled, and warm
+def measure(benchmark, network, config, naive, ceiling, name, variant, engine, shape) -> None:
+    job, precision = make_job(network, config, *shape), variant.split()[1]
+    draw(engine, make_job(network, config, shape[0], 8, 8))  # compiled, and warm
     pixels = int(np.prod(shape))
     rounds = 1 if variant.startswith("torch") or pixels > 100_000 else 3  # torch takes seconds to tens of seconds
-    benchmark.pedantic(engine.sample, (weights, job), rounds=rounds)
+    benchmark.pedantic(draw, (engine, job), rounds=rounds)
     seconds = benchmark.stats.stats.min
-    macs = compile_network(weights).cone([weights.config.patch**2 - 1]).macs() * pixels
-    steps = len(Wavefront(*shape[1:], weights.config.patch))
+    m = config.patch
+    macs = plan_at(network.graph, m, m).cone([m * m - 1]).macs() * pixels
+    steps = len(Wavefront(*shape[1:], m))
     cuda_version = torch.version.cuda
     info = {
         "job": name,
@@ -103,43 +108,47 @@ def measure(benchmark, weights, naive, ceiling, name, variant, engine, shape) ->
 
 @pytest.mark.parametrize("variant", VARIANTS)
 @pytest.mark.parametrize("name", JOBS)
-def test_engines(benchmark, weights, naive, ceiling, name, variant):
+def test_engines(benchmark, network, config, naive, ceiling, name, variant):
     engine, precision = variant.split()
     if np.prod(JOBS[name]) > LARGEST.get(engine, LARGEST.get(variant, np.inf)):
         pytest.skip(f"takes too long with {variant}")
     reason = engines.why_not(engine)
     if reason:
         pytest.skip(reason)
-    measure(benchmark, weights, naive, ceiling, name, variant, engines.get(engine, precision=precision), JOBS[name])
+    measure(
+        benchmark, network, config, naive, ceiling, name, variant, engines.get(engine, precision=precision), JOBS[name]
+    )
 
 
 @pytest.mark.skipif(not native.have_cuda(), reason=native.why_no_cuda() or "there is a GPU")
 @pytest.mark.parametrize(("warps", "windows"), GRIDS)
 @pytest.mark.parametrize("name", ["1 of 128x1400", "256 of 28x28"])
-def test_grids(benchmark, weights, naive, ceiling, name, warps, windows):
+def test_grids(benchmark, network, config, naive, ceiling, name, warps, windows):
     """What a block of the cuda engine should be: the default is the first."""
-    engine = Cuda(native.cuda().Engine, "bf16", warps=warps, windows=windows)
-    blocks = engine.compiled(weights)[0].options["blocks"]
+    engine = Cuda(native.cuda().Engine, "bf16", Options(warps=warps, windows=windows))
+    blocks = engine.compiled(network, config.patch, config.patch)[0].options["blocks"]
     shape = (1, 128, 1400) if name.startswith("1 ") else JOBS[name]
     variant = f"cuda bf16 ({blocks} blocks, {warps} warps, {windows} windows)"
-    measure(benchmark, weights, naive, ceiling, name, variant, engine, shape)
+    measure(benchmark, network, config, naive, ceiling, name, variant, engine, shape)
 
 
 @pytest.mark.parametrize("fused", [False, True], ids=["PyTorch", "fused"])
 @pytest.mark.parametrize("name", ["small-8x8", "large-8x8"])
 def test_training_pass(benchmark, name, fused):
     """Forward and backward of the network in training: whether `spx-train --fused` is worth it."""
+    from spxcore.kernels.gated import gate
+
     c, patches = preset(name), 128
-    net = PixelCNN(c).to(DEVICE).train()
-    for layer in net.modules():
-        if isinstance(layer, GatedResnet):
-            layer.fused = fused
-    x = 2 * torch.rand(patches, c.channels, c.patch, c.patch, device=DEVICE) - 1
-    places = [torch.randn(patches, c.place_inputs, side, side, device=DEVICE) for side in c.resolutions()]
+    net = Module(c.walk).to(DEVICE).train()
+    net.fused = gate if fused else None
+    sides = {"x": (c.channels, c.patch)} | {f"places.{k}": (c.place_inputs, c.patch >> k) for k in range(3)}
+    inputs = {
+        name: torch.randn(patches, channels, side, side, device=DEVICE) for name, (channels, side) in sides.items()
+    }
     z = torch.randn(patches, c.latent, device=DEVICE)
 
     def forward_and_backward() -> None:
-        net(x, places, z).square().mean().backward()
+        net(inputs, z).square().mean().backward()
         torch.cuda.synchronize()
 
     benchmark.pedantic(forward_and_backward, rounds=20, warmup_rounds=3)

@@ -5,16 +5,15 @@
 The network is the small 8x8 one with spatial conditioning and random weights: speed does not depend on what it learnt.
 """
 
-import os
 import time
 
 import numpy as np
 import pytest
 from jobs import make_job
 
-from spxcore import Weights, engines, native
-from spxcore.plan import compile_network
-from spxcore.plan.program import tables, window_programs
+from spxcore import Network, engines, native
+from spxcore.lower.window import pack, window_programs
+from spxcore.plan import plan_at
 
 # Pixels that the naive loop is timed on; each is one evaluation of the network, wherever it is.
 NAIVE_SIDE = 28
@@ -34,30 +33,30 @@ TORCH_PIXELS = 13_000
 
 
 @pytest.fixture(scope="session")
-def naive(weights) -> float:
+def naive(network, config) -> float:
     """Seconds a pixel of the naive loop."""
-    job, engine = make_job(weights, 1, NAIVE_SIDE, NAIVE_SIDE), engines.get("reference")
+    job, engine = make_job(network, config, 1, NAIVE_SIDE, NAIVE_SIDE), engines.get("reference")
     start = time.perf_counter()
-    engine.sample(weights, job)
+    engine.draw(job, job.canvas())
     return (time.perf_counter() - start) / NAIVE_PIXELS
 
 
-def macs_of(weights: Weights, images: int, height: int, width: int) -> int:
+def macs_of(network: Network, m: int, images: int, height: int, width: int) -> int:
     """Multiply-adds that the windows of a job need: those along the edges are smaller."""
-    plan, m = compile_network(weights), weights.config.patch
-    macs = [sum(program.macs) for program in window_programs(plan, tables(plan))]
+    plan = plan_at(network.graph, m, m)
+    macs = [sum(program.macs) for program in window_programs(plan, pack(plan))]
     rows = [macs[2 * min(r, m - 1) + 1] + (width - m) * macs[2 * min(r, m - 1)] for r in range(height)]
     return images * sum(rows)
 
 
-def measure(benchmark, weights, naive, name, engine) -> None:
-    job = make_job(weights, *JOBS[name])
-    engine.sample(weights, make_job(weights, 1, 8, 8))  # compiled, and warm
+def measure(benchmark, network, config, naive, name, engine) -> None:
+    job, small = make_job(network, config, *JOBS[name]), make_job(network, config, 1, 8, 8)
+    engine.draw(small, small.canvas())  # compiled, and warm
     pixels = np.prod(JOBS[name])
-    benchmark.pedantic(engine.sample, (weights, job), rounds=3 if pixels < 5000 else 1)
+    benchmark.pedantic(engine.draw, (job, job.canvas()), rounds=3 if pixels < 5000 else 1)
     seconds = benchmark.stats.stats.min / pixels
-    cores = len(os.sched_getaffinity(0))
-    macs, module = macs_of(weights, *JOBS[name]), native.native()
+    cores, module = native.cores(), native.native()
+    macs = macs_of(network, config.patch, *JOBS[name])
     bf16 = getattr(engine, "precision", "fp32") == "bf16"
     peak = module.bf16_peak(0.2) if bf16 else module.fma_peak(0.2)
     benchmark.extra_info |= {
@@ -73,15 +72,15 @@ def measure(benchmark, weights, naive, name, engine) -> None:
 
 
 @pytest.mark.parametrize("name", [name for name, shape in JOBS.items() if np.prod(shape) <= TORCH_PIXELS])
-def test_torch(benchmark, weights, naive, name):
+def test_torch(benchmark, network, config, naive, name):
     benchmark.extra_info["engine"] = "torch"
-    measure(benchmark, weights, naive, name, engines.get("torch"))
+    measure(benchmark, network, config, naive, name, engines.get("torch"))
 
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
 @pytest.mark.parametrize("name", JOBS)
-def test_cpp(benchmark, weights, naive, name, precision):
+def test_cpp(benchmark, network, config, naive, name, precision):
     if precision == "bf16" and not native.native().have_bf16():
         pytest.skip("bf16 needs a processor with AMX, or AMD's with AVX512_BF16")
     benchmark.extra_info["engine"] = f"cpp {precision}"
-    measure(benchmark, weights, naive, name, engines.get("cpp", precision=precision))
+    measure(benchmark, network, config, naive, name, engines.get("cpp", precision=precision))

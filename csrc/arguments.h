@@ -10,14 +10,23 @@
 #include <string>
 #include <vector>
 
-#include "draw.h"
-
 namespace spx {
 
 namespace py = pybind11;
 
-// "[3, 4]"; a dimension of -1, which may be anything, is written as its name.
-inline std::string shape_text(const std::vector<py::ssize_t>& shape, const std::vector<std::string>& names = {}) {
+using Shape = std::vector<py::ssize_t>;
+template <typename T>
+using Array = py::array_t<T, py::array::c_style>;
+
+// "name: expected ..., got ...".
+inline void require(bool good, const std::string& name, const std::string& expected, const std::string& got) {
+  if (!good) throw py::value_error(name + ": expected " + expected + ", got " + got);
+}
+
+inline std::string text_of(const py::handle& value) { return std::string(py::str(value)); }
+
+// "[3, 4]"; a size of -1, which may be anything, is written as its name.
+inline std::string shape_text(const Shape& shape, const std::vector<std::string>& names = {}) {
   std::string text = "[";
   for (size_t i = 0; i < shape.size(); ++i) {
     text += (i ? ", " : "") + (shape[i] < 0 ? names.at(i) : std::to_string(shape[i]));
@@ -25,36 +34,84 @@ inline std::string shape_text(const std::vector<py::ssize_t>& shape, const std::
   return text + "]";
 }
 
+// What an object is, for a message: "int64 [3, 4]", or its type.
+inline std::string kind_of(const py::handle& value) {
+  if (!py::isinstance<py::array>(value)) return text_of(py::type::handle_of(value).attr("__name__"));
+  const auto array = py::reinterpret_borrow<py::array>(value);
+  return text_of(array.dtype()) + " " + shape_text(Shape(array.shape(), array.shape() + array.ndim()));
+}
+
+// Whether an array has this shape; -1 stands for any size.
+inline bool fits(const py::array& array, const Shape& shape) {
+  bool good = array.ndim() == static_cast<py::ssize_t>(shape.size());
+  for (size_t i = 0; good && i < shape.size(); ++i) good = shape[i] < 0 || shape[i] == array.shape(i);
+  return good;
+}
+
 // `value` as a C-contiguous array of T, copied only if its layout asks for it.
 //
 // `shape` gives the expected sizes, -1 for any; `names` says in the message what a free size is called.
 template <typename T>
-py::array_t<T, py::array::c_style> checked_array(const char* name, const py::object& value,
-                                                 const std::vector<py::ssize_t>& shape,
-                                                 const std::vector<std::string>& names) {
-  const std::string dtype = py::str(static_cast<py::object>(py::dtype::of<T>()));
-  const std::string expected = std::string(name) + ": expected a " + dtype + " numpy array " + shape_text(shape, names);
-  if (!py::isinstance<py::array>(value)) {
-    throw py::value_error(expected + ", got " + std::string(py::str(py::type::of(value).attr("__name__"))));
-  }
-  const auto array = py::reinterpret_borrow<py::array>(value);
-  const std::vector<py::ssize_t> got(array.shape(), array.shape() + array.ndim());
-  bool fits = got.size() == shape.size();
-  for (size_t i = 0; fits && i < shape.size(); ++i) fits = shape[i] < 0 || shape[i] == got[i];
-  if (!fits || !py::isinstance<py::array_t<T>>(array)) {
-    throw py::value_error(expected + ", got " + std::string(py::str(static_cast<py::object>(array.dtype()))) + " " +
-                          shape_text(got));
-  }
-  return py::array_t<T, py::array::c_style>::ensure(array);
+Array<T> checked_array(const std::string& name, const py::handle& value, const Shape& shape,
+                       const std::vector<std::string>& names = {}) {
+  const bool good = py::isinstance<py::array_t<T>>(value) && fits(py::reinterpret_borrow<py::array>(value), shape);
+  require(good, name, "a " + text_of(py::dtype::of<T>()) + " numpy array " + shape_text(shape, names), kind_of(value));
+  return Array<T>::ensure(value);
 }
 
-inline uint64_t checked_seed(const py::int_& seed) {
-  const unsigned long long value = PyLong_AsUnsignedLongLong(seed.ptr());
-  if (PyErr_Occurred()) {
-    PyErr_Clear();
-    throw py::value_error("seed: expected an integer from 0 to 2**64 - 1, got " + std::string(py::str(seed)));
+// A checked array of finite numbers.
+inline Array<float> finite_array(const std::string& name, const py::handle& value, const Shape& shape,
+                                 const std::vector<std::string>& names = {}) {
+  Array<float> array = checked_array<float>(name, value, shape, names);
+  for (py::ssize_t i = 0; i < array.size(); ++i) {
+    require(std::isfinite(array.data()[i]), name, "finite numbers", "NaN or infinity");
   }
-  return value;
+  return array;
+}
+
+// An array that is written, a mapped file perhaps: of exactly this type and shape, C-contiguous and writable.
+template <typename T>
+Array<T> writable_array(const std::string& name, const py::handle& value, const Shape& shape) {
+  Array<T> array = checked_array<T>(name, value, shape);
+  const auto given = py::reinterpret_borrow<py::array>(value);
+  require(array.data() == given.data(), name, "a C-contiguous array", "another layout");
+  require(given.writeable(), name, "a writable array", "one that is read-only");
+  return array;
+}
+
+// `value` as a Python int; null for what is no whole number.
+inline py::object whole_number(const py::handle& value) {
+  auto whole = py::reinterpret_steal<py::object>(PyBool_Check(value.ptr()) ? nullptr : PyNumber_Index(value.ptr()));
+  PyErr_Clear();
+  return whole;
+}
+
+inline int64_t checked_whole(const std::string& name, const py::handle& value, int64_t low, int64_t high) {
+  const py::object whole = whole_number(value);
+  int overflow = 0;
+  const int64_t number = whole ? PyLong_AsLongLongAndOverflow(whole.ptr(), &overflow) : 0;
+  require(whole && !overflow && number >= low && number <= high, name,
+          "a whole number, " + std::to_string(low) + " to " + std::to_string(high), text_of(py::repr(value)));
+  return number;
+}
+
+inline uint64_t checked_seed(const py::handle& value, const std::string& name = "seed") {
+  const py::object whole = whole_number(value);
+  const uint64_t number = whole ? PyLong_AsUnsignedLongLong(whole.ptr()) : 0;
+  const bool good = whole && !PyErr_Occurred();
+  PyErr_Clear();
+  require(good, name, "a whole number, 0 to 2^64 - 1", text_of(py::repr(value)));
+  return number;
+}
+
+// A finite float, more than 0.
+inline float checked_positive(const std::string& name, const py::handle& value) {
+  const double number = PyFloat_AsDouble(value.ptr());
+  const auto single = static_cast<float>(number);
+  const bool good = !PyErr_Occurred() && std::isfinite(single) && single > 0;
+  PyErr_Clear();
+  require(good, name, "a finite number, more than 0", text_of(py::repr(value)));
+  return single;
 }
 
 // Runs work(report) without the GIL. report(pixels) hands the number on to `progress`, a Python function or None, and
@@ -78,65 +135,6 @@ void reporting_to(const py::object& progress, Work work) {
     });
   }
   if (raised) std::rethrow_exception(raised);
-}
-
-// The checked arguments of draw(), which both native modules have.
-struct DrawArguments {
-  py::array_t<float, py::array::c_style> params;                    // [N, P]
-  py::array_t<uint32_t, py::array::c_style> rows, columns, images;  // [N] each
-  int64_t pixels;                                                   // N
-  int channels, components;                                         // C, K
-  uint64_t seed;
-  float temperature;
-  bool map;
-
-  DrawArguments(const py::object& params_, int channels_, const py::int_& seed_, const py::object& rows_,
-                const py::object& columns_, const py::object& images_, double temperature_, bool map_)
-      : params(checked_array<float>("params", params_, {-1, -1}, {"N", "P"})),
-        rows(checked_array<uint32_t>("rows", rows_, {params.shape(0)}, {})),
-        columns(checked_array<uint32_t>("columns", columns_, {params.shape(0)}, {})),
-        images(checked_array<uint32_t>("images", images_, {params.shape(0)}, {})),
-        pixels(params.shape(0)),
-        channels(channels_),
-        components(0),
-        seed(checked_seed(seed_)),
-        temperature(static_cast<float>(temperature_)),
-        map(map_) {
-    const int each = parameters_per_component(channels);
-    if (each == 0) throw py::value_error("channels: expected 1 or 3, got " + std::to_string(channels));
-    const py::ssize_t parameters = params.shape(1);
-    if (parameters == 0 || parameters % each != 0 || parameters > 1000000) {
-      throw py::value_error("params: expected a second dimension of " + std::to_string(each) + " * components for " +
-                            std::to_string(channels) + " channel(s), got " + shape_text({pixels, parameters}));
-    }
-    components = static_cast<int>(parameters / each);
-    if (!std::isfinite(temperature) || temperature <= 0.0f) {
-      throw py::value_error("temperature: expected a finite number > 0, got " + std::to_string(temperature_));
-    }
-  }
-
-  py::array_t<uint8_t> new_levels() const {
-    return py::array_t<uint8_t>(std::vector<py::ssize_t>{static_cast<py::ssize_t>(pixels), channels});
-  }
-};
-
-// Puts draw() into a module. Both have the same signature and text; `function` takes what DrawArguments checks.
-template <typename Function>
-void define_draw(py::module_& module, Function function) {
-  module.def("draw", function, py::arg("params"), py::arg("channels"), py::arg("seed"), py::arg("rows"),
-             py::arg("columns"), py::arg("images"), py::arg("temperature") = 1.0, py::arg("map") = false,
-             R"(Draw pixels from their mixtures of discretised logistics: spxcore.mixture.draw's native twin.
-
-params: float32 [N, P], a pixel's network output: logits [K], means [C][K], log_scales [C][K] and, for 3 channels,
-    coeffs [3][K] before tanh. P = 3K for 1 channel, 10K for 3.
-channels: 1 or 3.
-seed: 0 to 2**64 - 1.
-rows, columns, images: uint32 [N] each, the pixel's place and image index, which with the seed fix its random numbers.
-temperature: > 0, scales the logistic's scale.
-map: take the mode of the drawn component instead of a logistic draw.
-
-Returns uint8 [N, channels]. Raises ValueError for a wrong shape, dtype or range. A NaN never makes it fail: a value
-that comes out as NaN has level 0.)");
 }
 
 }  // namespace spx

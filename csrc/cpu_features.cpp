@@ -46,21 +46,15 @@ CpuFeatures detect() {
   const bool tiles = (states & 0x60000) == 0x60000;
   const Registers seven = cpuid(7, 0);
   const Registers more = seven.eax >= 1 ? cpuid(7, 1) : Registers{};
-  f.avx = ymm && bit(one.ecx, 28);
-  f.f16c = ymm && bit(one.ecx, 29);
   f.fma = ymm && bit(one.ecx, 12);
   f.avx2 = ymm && bit(seven.ebx, 5);
-  f.avx_vnni = ymm && bit(more.eax, 4);
   f.avx512f = zmm && bit(seven.ebx, 16);
   f.avx512dq = zmm && bit(seven.ebx, 17);
   f.avx512bw = zmm && bit(seven.ebx, 30);
   f.avx512vl = zmm && bit(seven.ebx, 31);
-  f.avx512vnni = zmm && bit(seven.ecx, 11);
   f.avx512bf16 = zmm && bit(more.eax, 5);
-  f.avx512fp16 = zmm && bit(seven.edx, 23);
   f.amx_tile = tiles && bit(seven.edx, 24);
   f.amx_bf16 = tiles && bit(seven.edx, 22);
-  f.amx_int8 = tiles && bit(seven.edx, 25);
 #endif
   return f;
 }

@@ -6,22 +6,16 @@ namespace spx {
 // All false on processors other than x86-64.
 struct CpuFeatures {
   bool amd = false;  // who made it
-  bool avx = false;
-  bool f16c = false;
   bool fma = false;
   bool avx2 = false;
-  bool avx_vnni = false;
   bool avx512f = false;
   bool avx512bw = false;
   bool avx512dq = false;
   bool avx512vl = false;
-  bool avx512vnni = false;
   bool avx512bf16 = false;
-  bool avx512fp16 = false;
   // On Linux a process must also ask the kernel for leave (arch_prctl ARCH_REQ_XCOMP_PERM) before it uses the tiles.
   bool amx_tile = false;
   bool amx_bf16 = false;
-  bool amx_int8 = false;
 };
 
 // Asked once and kept.

@@ -5,7 +5,8 @@ from pathlib import Path
 import numpy as np
 
 import spx
-from spxcore.plan import TIERS, compile_network
+from spxcore.plan import plan_at
+from spxcore.plan.reach import TIERS, tiers
 
 FOLDER = Path(__file__).parent / "images"
 CELL = 14
@@ -18,13 +19,13 @@ VALUES = {
     "u_up.2.1": "u, 2x2",
     "u_up.1.2": "u, 4x4, up",
     "u_up.0.2": "u, 8x8, up",
-    "ul_in": "ul, first layer",
+    "ul_in_above": "ul, first layer",
     "ul_down.0.1": "ul, 8x8, down",
     "ul_down.1.1": "ul, 4x4, down",
     "ul_up.2.1": "ul, 2x2",
     "ul_up.1.2": "ul, 4x4, up",
     "ul_up.0.2": "ul, 8x8, up",
-    "params": "mixture",
+    "nin_out": "mixture",
 }
 
 
@@ -43,16 +44,16 @@ def square(x: float, y: float, side: float, fill: str) -> str:
 
 def cone() -> str:
     """Which places of each value the window's last pixel needs, and what they depend on."""
-    plan = compile_network(spx.load("mnist-8x8").weights)
-    target, parts, size = plan.patch**2 - 1, [], CELL * plan.patch
-    needed, tiers = plan.needed([target]), plan.tiers(target)
+    plan = plan_at(spx.load("mnist-8x8").checkpoint.networks["network"].graph, 8, 8)
+    target, parts, size = plan.width**2 - 1, [], CELL * plan.width
+    needed, tier = plan.needed([target]), tiers(plan, target)
     for number, (value, title) in enumerate(VALUES.items()):
         left, top = (number % 7) * (size + 24) + 8, (number // 7) * (size + 36) + 20
-        side = plan.values[value].side
+        side = plan.values[value].width
         parts.append(text(left, top - 6, title))
         for place in range(side * side):
             y, x = divmod(place, side)
-            fill = COLOURS[tiers[value][place]] if needed[value][place] else "none"
+            fill = COLOURS[tier[value][place]] if needed[value][place] else "none"
             parts.append(square(left + x * size / side, top + y * size / side, size / side, fill))
     bottom = 2 * (size + 36) + 14
     labels = [

@@ -1,5 +1,6 @@
 """Triton kernels (imported as spxcore.kernels): the plan's programs as they run on a GPU, and the gated layer of training.
 
-`tables` lays a plan out for them, `program` and `draw` are the kernels, `tuning` their block sizes; `gated` is for training.
+`tables` lays a plan out for them, `windows` and `heads` are the kernels, `launch` launches them, `tuning` has their block sizes;
+`gated` is for training.
 Nothing here is imported unless the triton engine or fused training is asked for.
 """

@@ -10,6 +10,8 @@ y and h instead of those, and computes the sigmoid again:
 
 from __future__ import annotations
 
+from contextlib import nullcontext
+
 import torch
 import triton
 import triton.language as tl
@@ -92,9 +94,12 @@ def _launch(kernel, first: Tensor, y: Tensor, h: Tensor | None, out: Tensor) -> 
     count = first.numel()
     exact = tl.float64 if first.dtype == torch.float64 else tl.float32
     if count:
-        kernel[(triton.cdiv(count, BLOCK),)](
-            first, y, y if h is None else h, out, count, height * width, channels, H=how, TYPE=exact, BLOCK=BLOCK
-        )
+        with (
+            torch.cuda.device(first.device) if first.is_cuda else nullcontext()
+        ):  # Triton launches on the current device
+            kernel[(triton.cdiv(count, BLOCK),)](
+                first, y, y if h is None else h, out, count, height * width, channels, H=how, TYPE=exact, BLOCK=BLOCK
+            )
 
 
 def gate(x: Tensor, y: Tensor, h: Tensor | None = None) -> Tensor:

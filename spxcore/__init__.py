@@ -1,11 +1,16 @@
-"""spxcore: the network of Spatial PixelCNN and the engines that draw from it. Importing it needs neither torch nor a GPU."""
+"""spxcore: networks as data, and the engines that draw from them exactly. It names no model. Importing it needs neither torch nor a GPU."""
 
 from __future__ import annotations
 
 from ._version import __version__
-from .config import NetworkConfig, preset
-from .engines import Engine, Job, Weights
+from .canvas import Canvas, Given
+from .draw import draw, score
+from .drawing import Drawing, Job, Round, Tiles
 from .errors import SpxError
-from .sampler import sample
+from .heads import Logistics, Sampling, Softmax
+from .walk.network import Network
 
-__all__ = ["Engine", "Job", "NetworkConfig", "SpxError", "Weights", "__version__", "preset", "sample"]
+__all__ = [
+    "Canvas", "Drawing", "Given", "Job", "Logistics", "Network", "Round", "Sampling", "Softmax", "SpxError", "Tiles",
+    "__version__", "draw", "score",
+]  # fmt: skip

@@ -1,5 +1,9 @@
 """The one exception that a user's mistake raises: a sentence, not a stack trace."""
 
+from __future__ import annotations
+
+from numbers import Integral
+
 
 class SpxError(Exception):
     """A problem the caller can mend. The commands print it and exit with 2; the API raises it."""
@@ -9,3 +13,19 @@ def require(condition: bool, name: str, expected: str, got: object, way_out: str
     """Raise an :class:`SpxError` of the one form ``name: expected ..., got ... (way out)`` unless `condition` holds."""
     if not condition:
         raise SpxError(f"{name}: expected {expected}, got {got}" + (f" ({way_out})" if way_out else ""))
+
+
+def whole_number(name: str, value: object, low: int, high: int, text: str = "") -> int:
+    """`value` as a Python int from `low` to `high`; NumPy's integers are accepted, booleans and floats are not.
+
+    Args:
+        name: of the argument, for the message.
+        text: what the range is called in the message; empty: "`low` to `high`".
+
+    Raises:
+        SpxError: for anything else.
+    """
+    whole = isinstance(value, Integral) and not isinstance(value, bool)
+    good = whole and low <= int(value) <= high
+    require(good, name, f"a whole number, {text or f'{low} to {high}'}", value if whole else repr(value))
+    return int(value)

@@ -4,9 +4,14 @@ from __future__ import annotations
 
 import functools
 import importlib
+import os
 from types import ModuleType
 
 from .errors import SpxError
+
+# Of what crosses to native code: tables (`spxcore.lower.tables`), jobs (`spxcore.lower.job`), options. `csrc/tables.h` has the same
+# number; a module with another one was built from other sources.
+VERSION = 1
 
 _AGAIN = "run the `pip install` that installed spx once more, in a checkout: `pip install -e .`"
 
@@ -16,13 +21,22 @@ def _load(name: str, missing: str) -> tuple[ModuleType | None, str]:
     """Import spxcore.<name>: the module and "", or None and why not; `missing` is what to do if it was never built."""
     full = f"spxcore.{name}"
     try:
-        return importlib.import_module(full), ""
+        module = importlib.import_module(full)
+        found = getattr(module, "VERSION", 0)
+        return (module, "") if found == VERSION else (None, f"{full} was built from other sources: {_AGAIN}")
     except ModuleNotFoundError as error:
         if error.name == full:
             return None, f"{full} is not part of this installation: {missing}, and {_AGAIN}"
         return None, f"{full} is there but could not be loaded ({error}): {_AGAIN}"
     except ImportError as error:
         return None, f"{full} is there but could not be loaded ({error}): {_AGAIN}"
+
+
+def cores() -> int:
+    """Processor cores that this process may use, where the system tells; else all there are."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
 
 
 def _native() -> tuple[ModuleType | None, str]:

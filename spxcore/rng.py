@@ -7,6 +7,11 @@ from __future__ import annotations
 
 import numpy as np
 
+# A pixel's counter is (row, column, image, draw). Round k of a drawing has draw = 256 k; the codes of a prior have draw 1, which no
+# round has (`spx.models.spatial.prior`); 2 to 255 are kept for more words a pixel.
+DRAWS_A_ROUND = 256
+CODE_DRAW = 1
+
 _MULTIPLIERS = (np.uint64(0xD2511F53), np.uint64(0xCD9E8D57))
 _WEYL = (0x9E3779B9, 0xBB67AE85)
 _MASK = np.uint64(0xFFFFFFFF)

@@ -1,4 +1,4 @@
-"""What several test files share: tiny data, tiny models, and the comparison of images that two engines drew."""
+"""What several test files share: tiny data, tiny models, jobs, and the comparison of images that two engines drew."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ import numpy as np
 import pytest
 import torch
 
-from spx.model import SpatialPixelCNN
-from spx.prior import Prior
-from spxcore import engines
-from spxcore.config import NetworkConfig, preset
-from spxcore.engines import Job, Weights
-from spxcore.network import PixelCNN
-from spxcore.sampler import first_difference
+from spx.models.spatial.config import NetworkConfig, preset
+from spxcore import Canvas, Job, Network, Sampling, engines
+from spxcore.compare import first_difference
+from spxcore.feeds import Pixels, Places, scale, unit_levels
+from spxcore.heads.logistics import MIN_LOG_SCALE, split
+from spxcore.schedules import Window
+from spxcore.walk.module import Module
 
 # How far from a bin edge a draw may lie and still fall on either side: levels, or shares of the component weights' sum. Measured:
 # batches of 1 and of 512 give parameters up to 2e-6 apart (networks of `network`), which is 127.5 times as much in levels.
@@ -70,12 +70,12 @@ def config(**fields) -> NetworkConfig:
     return NetworkConfig(**fields)
 
 
-def network(configuration: NetworkConfig, seed: int = 0) -> PixelCNN:
-    """A network whose outputs are spread like a trained one's: every weight drawn anew, nothing at its neutral value."""
+def module(configuration: NetworkConfig, seed: int = 0) -> Module:
+    """A module whose outputs are spread like a trained one's: every weight drawn anew, nothing at its neutral value."""
     g = torch.Generator().manual_seed(seed)
-    result = PixelCNN(configuration).eval()
+    result = Module(configuration.walk).eval()
     with torch.no_grad():
-        for name, p in result.named_parameters():
+        for name, p in sorted(result.named_parameters()):
             # A bright or dark mean, a scale of a few levels to a few dozen: images with structure and with noise.
             spread = {"g": (1.0, 0.3), "bias": (0.0, 0.2)}.get(name.rsplit(".", 1)[-1], (0.0, 0.3))
             p.copy_(spread[0] + spread[1] * torch.randn(p.shape, generator=g))
@@ -84,14 +84,37 @@ def network(configuration: NetworkConfig, seed: int = 0) -> PixelCNN:
     return result
 
 
-def job(configuration: NetworkConfig, height: int, width: int, images: int = 1, seed: int = 7, **options) -> Job:
-    """A job with random codes and maps for a network."""
+def network(configuration: NetworkConfig, seed: int = 0) -> Network:
+    """The network of such a module."""
+    return Network.of(module(configuration, seed))
+
+
+def job(
+    configuration: NetworkConfig, height: int, width: int, images: int = 1, seed: int = 7, of: Network | None = None,
+    **options,
+) -> Job:  # fmt: skip
+    """A job with random codes and maps for a network; `of`: the network, None for `network(configuration)`."""
     g = np.random.default_rng(seed)
-    z = g.normal(size=(images, configuration.latent)).astype(np.float32) if configuration.latent else None
-    maps = None
-    if configuration.conditioning == "spatial":
-        maps = g.normal(size=(images, configuration.maps, 6, 6)).astype(np.float32)
-    return Job(height, width, seed, np.arange(images), z, maps, **options)
+    code = g.normal(size=(images, configuration.latent)).astype(np.float32) if configuration.latent else None
+    feeds = {"x": Pixels(unit_levels(256))}
+    if configuration.place_inputs:
+        maps, extra = None, np.zeros(0, np.float32)
+        if configuration.conditioning == "spatial":
+            maps = g.normal(size=(images, configuration.maps, 6, 6)).astype(np.float32)
+            extra = np.float32([scale(height, width, configuration.sizes)])
+        feeds |= dict.fromkeys((f"places.{k}" for k in range(3)), Places(maps, extra))
+    sampling = Sampling(**{name: options.pop(name) for name in ("temperature", "mode") if name in options})
+    return Job(
+        of or network(configuration), configuration.head, Window(configuration.patch), feeds, height, width,
+        np.arange(images), code, seed, sampling=sampling, **options,
+    ).check()  # fmt: skip
+
+
+def drawn(engine, task: Job, given=None, report=None, keep: bool = False) -> Canvas:
+    """The canvas on which an engine, by name or itself, has drawn a job."""
+    canvas = task.canvas(given, keep=keep)
+    (engines.get(engine, threads=1) if isinstance(engine, str) else engine).draw(task, canvas, report)
+    return canvas
 
 
 # Network, height, width, images: what the GPU engines draw on a GPU, and what takes too long without one.
@@ -108,17 +131,16 @@ FOR_A_GPU = [
 _EXPECTED = {}
 
 
-def expected_images(network_of: str | dict, height: int, width: int, images: int) -> tuple[Weights, Job, np.ndarray]:
-    """A network (a preset, or fields of `config`), a job, and what the reference draws; each drawn once.
+def expected_images(network_of: str | dict, height: int, width: int, images: int) -> tuple[Job, np.ndarray]:
+    """A job of a network (a preset, or fields of `config`), and what the reference draws; each drawn once.
 
     Of more than a thousand pixels the wavefront in torch draws them, which tests of its own compare with the reference.
     """
     key = str(network_of), height, width, images
     if key not in _EXPECTED:
         c = preset(network_of) if isinstance(network_of, str) else config(**network_of)
-        weights, task = Weights.of(network(c)), job(c, height, width, images)
-        engine = engines.get("reference" if height * width * images <= 1000 else "torch")
-        _EXPECTED[key] = weights, task, engine.sample(weights, task)
+        task = job(c, height, width, images)
+        _EXPECTED[key] = task, drawn("reference" if height * width * images <= 1000 else "torch", task).pixels
     return _EXPECTED[key]
 
 
@@ -128,19 +150,33 @@ def close(a: np.ndarray, b: np.ndarray, tolerance: float) -> bool:
     return a.shape == b.shape and bool(largest > 0) and bool(np.abs(a - b).max() <= tolerance * largest)
 
 
+def probabilities(params: np.ndarray, levels: int = 256) -> np.ndarray:
+    """Probability of each level of one-channel pixels under their mixtures, float64 [N, levels]; rows sum to 1.
+
+    Args:
+        params: [N, 3K] network outputs.
+        levels: how many.
+    """
+    logits, means, log_scales, _ = split(np.asarray(params, np.float64), 1)
+    weights = np.exp(logits - logits.max(axis=1, keepdims=True))
+    weights /= weights.sum(axis=1, keepdims=True)
+    edges = (np.arange(1, levels) - 0.5) / ((levels - 1) / 2) - 1  # upper edges of all levels but the last
+    inv_s = np.exp(-np.maximum(log_scales[:, 0], MIN_LOG_SCALE))
+    with np.errstate(over="ignore"):
+        cdf = 1 / (1 + np.exp(-(edges[None, None] - means[:, 0, :, None]) * inv_s[:, :, None]))
+    cdf = np.concatenate([np.zeros_like(cdf[..., :1]), cdf, np.ones_like(cdf[..., :1])], axis=-1)
+    return (weights[..., None] * np.diff(cdf, axis=-1)).sum(axis=1)
+
+
 def windows(configuration, batch: int = 2, seed: int = 0):
-    """Random inputs of a network: torch (x, places, z), and the same as a plan takes them."""
-    g = torch.Generator().manual_seed(seed)
-    x = (
-        torch.randint(0, 256, (batch, configuration.channels, configuration.patch, configuration.patch), generator=g)
-        / 127.5
-        - 1
-    )
-    d = configuration.place_inputs
-    places = [torch.randn(batch, d, s, s, generator=g) if d else None for s in configuration.resolutions()]
-    z = torch.randn(batch, configuration.latent, generator=g) if configuration.latent else None
-    inputs = {"x": flat(x)} | {f"places.{k}": flat(p) for k, p in enumerate(places) if p is not None}
-    return (x, places, z), inputs, None if z is None else z.numpy()
+    """Random inputs of a network: as a module takes them ({name: tensor}, code), and as a plan does ({name: array}, code)."""
+    g, m = torch.Generator().manual_seed(seed), configuration.patch
+    maps = {"x": torch.randint(0, 256, (batch, configuration.channels, m, m), generator=g) / 127.5 - 1}
+    if configuration.place_inputs:
+        for k in range(3):
+            maps[f"places.{k}"] = torch.randn(batch, configuration.place_inputs, m >> k, m >> k, generator=g)
+    code = torch.randn(batch, configuration.latent, generator=g) if configuration.latent else None
+    return (maps, code), {name: flat(v) for name, v in maps.items()}, None if code is None else code.numpy()
 
 
 def flat(x: torch.Tensor) -> np.ndarray:
@@ -152,21 +188,23 @@ def double(inputs: dict) -> dict:
     return {name: value.astype(np.float64) for name, value in inputs.items()}
 
 
-def same_images(weights: Weights | PixelCNN, job: Job, a: np.ndarray, b: np.ndarray, edge: float = EDGE) -> None:
+def same_images(task: Job, a: np.ndarray, b: np.ndarray, edge: float = EDGE) -> None:
     """Assert that two drawings of a job are the same, or part at a draw that lies within rounding of a bin edge.
 
     From such a pixel on the two images are two different ones, so each image of the job is looked at by itself.
     """
-    assert a.shape == b.shape and a.dtype == b.dtype == np.uint8
+    assert a.shape == b.shape and a.dtype == b.dtype
     for n in range(len(a)):
         only = np.zeros_like(a)
         only[n] = 1
-        difference = first_difference(weights, job, a, np.where(only, b, a))
+        difference = first_difference(task, a, np.where(only, b, a))
         assert difference is None or difference.edge_distance <= edge, difference
 
 
 def tiny_model(channels: int = 1, conditioning: str = "spatial", prior: bool = True, seed: int = 0, **fields):
     """A whole model of 8x8 patches with a mixture prior of two classes, 3 and 5, all of it random."""
+    from spx.models.spatial.module import SpatialPixelCNN
+
     torch.manual_seed(seed)
     latent = fields.get("latent", 5)
     fields = {
@@ -187,8 +225,10 @@ def tiny_model(channels: int = 1, conditioning: str = "spatial", prior: bool = T
     return model.eval()
 
 
-def tiny_prior(latent: int = 5) -> Prior:
+def tiny_prior(latent: int = 5):
     """Two components of class 3 and one of class 5, well apart."""
+    from spx.models.spatial.prior import Prior
+
     means = np.zeros((3, latent), np.float32)
     means[:, 0] = (-9, -6, 9)
     cholesky = np.stack([np.eye(latent, dtype=np.float32) * s for s in (0.5, 0.25, 1.0)])
@@ -203,19 +243,19 @@ class Enough(Exception):
     """What `stops_when_told` stops a drawing with."""
 
 
-def stops_when_told(engine, weights: Weights, task: Job) -> None:
-    """What progress raises stops the drawing and is passed on; what was drawn before is there, the last row is not."""
+def stops_when_told(engine, task: Job) -> None:
+    """What report raises stops the drawing and is passed on; what was drawn before is there, the last row is not."""
 
     def stop(count):
         raise Enough
 
-    out = task.empty(weights.config)
+    canvas = task.canvas()
     with pytest.raises(Enough):
-        engine.sample(weights, task, stop, out)
-    assert out[0, :2].any() and not out[0, -1].any()
+        engine.draw(task, canvas, stop)
+    assert canvas.pixels[0, :2].any() and not canvas.pixels[0, -1].any()
 
 
-def lets_python_threads_run(engine, weights: Weights, task: Job) -> None:
+def lets_python_threads_run(engine, task: Job) -> None:
     """Other Python threads run while it draws."""
     turns, over = [0], threading.Event()
 
@@ -226,18 +266,7 @@ def lets_python_threads_run(engine, weights: Weights, task: Job) -> None:
 
     thread = threading.Thread(target=count)
     thread.start()
-    engine.sample(weights, task)
+    drawn(engine, task)
     over.set()
     thread.join()
     assert turns[0] >= 2
-
-
-def draws_into_any_layout(engine, weights: Weights, height: int) -> None:
-    """Into every other column of an array, and nothing beside them."""
-    task = job(weights.config, height, 12, images=2)
-    expected = engine.sample(weights, task)
-    room = np.zeros((2, height, 24, 1), np.uint8)
-    out = room[:, :, ::2]
-    assert engine.sample(weights, task, out=out) is out
-    np.testing.assert_array_equal(out, expected)
-    assert not room[:, :, 1::2].any()

@@ -12,8 +12,10 @@ from safetensors.torch import load_file, save_file
 
 import spx
 from spx import checkpoints
-from spx.checkpoints import CONFIG, WEIGHTS, load_model, save_checkpoint
-from spx.model import SpatialPixelCNN
+from spx.checkpoints import CONFIG, WEIGHTS, load_model, read_checkpoint, save_checkpoint
+from spx.models.spatial import MODEL
+from spx.models.spatial.drawing import prior_of
+from spx.models.spatial.module import SpatialPixelCNN
 from spxcore.errors import SpxError
 
 KINDS = {
@@ -46,7 +48,7 @@ def same_weights(a: SpatialPixelCNN, b: SpatialPixelCNN) -> None:
     assert ours.keys() == theirs.keys()
     for name in ours:
         assert torch.equal(ours[name], theirs[name]) and ours[name].dtype == theirs[name].dtype, name
-    assert a.config_dict() == b.config_dict()
+    assert (a.config, a.about, a.family) == (b.config, b.about, b.family)
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -67,7 +69,7 @@ def test_the_tensors_it_must_hold(kind):
     """Names and shapes from the configuration alone are those of the torch model."""
     deep = {"patch": 12, "layers": 3, "maps": 4, "filters": 5, "mixtures": 2}
     model = tiny_model(**deep) if kind == "deep" else tiny(kind)
-    assert model.model_config.shapes() == {name: tuple(t.shape) for name, t in model.state_dict().items()}
+    assert MODEL.shapes(model.config) == {name: tuple(t.shape) for name, t in model.state_dict().items()}
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -104,9 +106,9 @@ def test_a_prior_fitted_later_is_saved(tmp_path):
 
 def test_a_prior_laid_aside_is_not_drawn_from():
     model = tiny_model()
-    fitted = spx.Model(model).prior
+    fitted = prior_of(model.checkpoint())
     model.components = 0
-    assert (fitted.kind, spx.Model(model).prior.kind, model.prior.kind) == ("mixture", "normal", "normal")
+    assert (fitted.kind, prior_of(model.checkpoint()).kind, model.prior.kind) == ("mixture", "normal", "normal")
 
 
 def test_overwriting_a_checkpoint(copy):
@@ -119,6 +121,24 @@ def test_config_is_plain_json(saved):
     config = json.loads((saved / CONFIG).read_text())
     assert config["network"]["patch"] == 8 and config["network"]["sizes"] == [28, 1400]
     assert config["vae"]["latent"] == 5 and config["components"] == 3
+
+
+def test_a_checkpoint_says_its_family(saved, copy):
+    """One that says none, as the first ones, is of the first family; one of a family that is not there is refused."""
+    config = json.loads((saved / CONFIG).read_text())
+    assert config.pop("family") == "spatial"
+    (copy / CONFIG).write_text(json.dumps(config))
+    assert read_checkpoint(copy).family == "spatial"
+    same_weights(load_model(copy), load_model(saved))
+    (copy / CONFIG).write_text(json.dumps({**config, "family": "none-such"}))
+    refused(copy, r"config\.json: not a model .family: expected spatial.*, got 'none-such'")
+
+
+def test_about_is_kept(tmp_path):
+    model = tiny_model()
+    model.about = {"data": "bars", "recipe": {"steps": 3}}
+    save_checkpoint(model, tmp_path / "a")
+    assert load_model(tmp_path / "a").about == read_checkpoint(tmp_path / "a").about == model.about
 
 
 def test_no_pickle_is_read(copy, tmp_path):
@@ -202,7 +222,7 @@ def test_weights_of_a_type_numpy_lacks(copy):
 @pytest.mark.parametrize("text", ["", "{", "[1, 2]", '"text"', "{}", '{"network": 5', "\xff\xfe"])
 def test_bad_json(copy, text):
     (copy / CONFIG).write_text(text, encoding="latin-1")
-    refused(copy, r"config\.json: (cannot be read as JSON|expected an object with)")
+    refused(copy, r"config\.json: (cannot be read as JSON|expected an object|not a model)")
 
 
 @pytest.mark.parametrize(
@@ -290,7 +310,7 @@ def test_a_failed_write_leaves_what_was_there(saved, tmp_path, monkeypatch, exis
         path.write_bytes(b"half")
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("safetensors.torch.save_file", half)
+    monkeypatch.setattr("safetensors.numpy.save_file", half)
     with pytest.raises(SpxError, match=r"cannot be written .No space left on device.; choose another folder"):
         save_checkpoint(tiny_model(seed=1), folder)
     assert sorted(p.name for p in folder.iterdir()) == ([CONFIG, WEIGHTS] if existing else [])

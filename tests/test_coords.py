@@ -5,14 +5,14 @@ import math
 import numpy as np
 import pytest
 import torch
-from helpers import config
 
-from spxcore import coords, network
+from spxcore import feeds
+from spxcore.engines import torch_feeds
 
 
 @pytest.mark.parametrize("n", [2, 4, 28, 1400])
 def test_axis(n):
-    axis = coords.axis(n)
+    axis = feeds.axis(n)
     assert axis.dtype == np.float32 and axis.shape == (n,)
     assert axis[0] == -1 and axis[-1] == 1
     np.testing.assert_allclose(np.diff(axis), 2 / (n - 1), atol=1e-6)
@@ -22,30 +22,28 @@ def test_axis(n):
 @pytest.mark.parametrize("places", [1, 2, 4, 8])
 def test_place_axis_resamples_the_windows_range(places):
     first, last = np.float32([-1, -0.25, 0.5]), np.float32([-0.5, 0.25, 1.0])
-    got = coords.place_axis(first, last, places)
-    assert got.dtype == np.float32 and got.shape == (3, places)
+    got = torch_feeds.place_axis(torch.from_numpy(first), torch.from_numpy(last), places)
+    assert got.dtype == torch.float32 and got.shape == (3, places)
     expected = [np.linspace(a, b, places) if places > 1 else [(a + b) / 2] for a, b in zip(first, last)]
-    np.testing.assert_allclose(got, expected, atol=1e-6)
-    twin = network.place_axis(torch.from_numpy(first), torch.from_numpy(last), places)
-    np.testing.assert_allclose(twin.numpy(), got, atol=1e-7)
+    np.testing.assert_allclose(got.numpy(), expected, atol=1e-6)
 
 
 def test_places_at_full_resolution_are_the_pixels():
-    axis = coords.axis(45)
+    axis = feeds.axis(45)
     for start in (0, 17, 37):
-        got = coords.place_axis(axis[[start]], axis[[start + 7]], 8)[0]
+        got = torch_feeds.place_axis(*(torch.from_numpy(axis[[i]]) for i in (start, start + 7)), 8)[0].numpy()
         np.testing.assert_allclose(got, axis[start : start + 8], atol=1e-6)
 
 
 def test_scale():
     sizes = (28, 1400)
-    assert coords.scale(28, 28, sizes) == -1
-    assert coords.scale(1400, 1400, sizes) == pytest.approx(1)
-    assert coords.scale(198, 198, sizes) == pytest.approx(0, abs=2e-3)  # the geometric middle, 197.99
-    assert coords.scale(100, 400, sizes) == coords.scale(200, 200, sizes)
-    assert coords.scale(56, 56, sizes) == pytest.approx(2 * math.log(2) / math.log(50) - 1)
-    assert coords.scale(8, 8, sizes) == -1 and coords.scale(5000, 5000, sizes) == 1
-    assert coords.scale(500, 500, (28, 28)) == 0
+    assert feeds.scale(28, 28, sizes) == -1
+    assert feeds.scale(1400, 1400, sizes) == pytest.approx(1)
+    assert feeds.scale(198, 198, sizes) == pytest.approx(0, abs=2e-3)  # the geometric middle, 197.99
+    assert feeds.scale(100, 400, sizes) == feeds.scale(200, 200, sizes)
+    assert feeds.scale(56, 56, sizes) == pytest.approx(2 * math.log(2) / math.log(50) - 1)
+    assert feeds.scale(8, 8, sizes) == -1 and feeds.scale(5000, 5000, sizes) == 1
+    assert feeds.scale(500, 500, (28, 28)) == 0
 
 
 def bilinear(maps: np.ndarray, y: float, x: float) -> np.ndarray:
@@ -64,7 +62,7 @@ def test_sample_maps_is_bilinear():
     maps = g.normal(size=(2, 3, 5, 7)).astype(np.float32)
     y, x = g.uniform(-1, 1, (2, 4, 2)).astype(np.float32), g.uniform(-1, 1, (2, 4, 3)).astype(np.float32)
     y[0, 0], x[0, 0] = (-1, 1), (-1, 0, 1)  # the ends of the range are the outer samples
-    got = network.sample_maps(*(torch.from_numpy(a) for a in (maps, y, x))).numpy()
+    got = torch_feeds.sample_maps(*(torch.from_numpy(a) for a in (maps, y, x))).numpy()
     assert got.shape == (2, 4, 3, 2, 3)
     expected = [[[[bilinear(maps[n], v, u) for u in x[n, r]] for v in y[n, r]] for r in range(4)] for n in range(2)]
     np.testing.assert_allclose(got, np.moveaxis(np.array(expected), -1, 2), atol=1e-5)
@@ -72,15 +70,15 @@ def test_sample_maps_is_bilinear():
     np.testing.assert_allclose(got[0, 0, :, 1, 2], maps[0, :, -1, -1], atol=1e-6)
 
 
-@pytest.mark.parametrize("conditioning", ["paper", "spatial"])
-def test_place_inputs(conditioning):
+@pytest.mark.parametrize("spatial", [False, True])
+def test_told_places(spatial):
     """Two windows of each of two images: (y, x) or (y, x, scale, maps), rows down and columns across, images apart."""
-    c = config(patch=8, conditioning=conditioning)
     rows = torch.tensor([[-1.0, 0.0], [0.2, 0.3]]), torch.tensor([[-0.5, 0.5], [0.6, 0.9]])
     columns = torch.tensor([[0.1, 0.3], [-0.9, -0.3]]), torch.tensor([[0.4, 1.0], [-0.2, 0.0]])
-    scale, maps = torch.tensor([[0.5, 0.5], [-0.5, -0.5]]), torch.randn(2, 3, 6, 6)
-    got = network.place_inputs(c, rows, columns, scale, maps if conditioning == "spatial" else None)
-    assert [tuple(g.shape) for g in got] == [(4, c.place_inputs, side, side) for side in (8, 4, 2)]
+    scale, maps = torch.tensor([[0.5, 0.5], [-0.5, -0.5]])[..., None], torch.randn(2, 3, 6, 6)
+    extra = scale if spatial else scale[..., :0]
+    got = torch_feeds.told_places((8, 4, 2), rows, columns, extra, maps if spatial else None)
+    assert [tuple(g.shape) for g in got] == [(4, 6 if spatial else 2, side, side) for side in (8, 4, 2)]
     for side, planes in zip((8, 4, 2), got):
         for n in range(2):
             for r in range(2):
@@ -89,13 +87,7 @@ def test_place_inputs(conditioning):
                 window = planes[2 * n + r].numpy()
                 np.testing.assert_allclose(window[0], np.repeat(y[:, None], side, 1), atol=1e-6)
                 np.testing.assert_allclose(window[1], np.repeat(x[None], side, 0), atol=1e-6)
-                if conditioning == "spatial":
+                if spatial:
                     assert (window[2] == scale[n, r].item()).all()
                     expected = [[bilinear(maps[n].numpy(), v, u) for u in x] for v in y]
                     np.testing.assert_allclose(window[3:], np.moveaxis(np.array(expected), -1, 0), atol=1e-5)
-
-
-def test_place_inputs_without_coordinates():
-    c = config(coordinates=False)
-    edge = torch.zeros(1, 1), torch.ones(1, 1)
-    assert network.place_inputs(c, edge, edge, torch.zeros(1, 1), None) == [None, None, None]

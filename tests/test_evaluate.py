@@ -8,21 +8,26 @@ import math
 import numpy as np
 import pytest
 import torch
-from helpers import TINY, digits, write_dataset
+from helpers import TINY, digits, probabilities, write_dataset
 
-from spx.api import Model
+from spx.api import Sampler
 from spx.checkpoints import save_checkpoint
 from spx.cli.evaluate import main, markdown, paper_row
 from spx.cli.lenet import main as train_lenet_main
 from spx.data import Images
-from spx.evaluate import Drawings, contour_ratios, kl_nats, likelihood, memorisation, nearest
+from spx.evaluate import Drawings, contour_ratios, likelihood, memorisation, nearest
 from spx.lenet import LeNet, load_lenet, save_lenet
 from spx.metrics import components, contour_length, ms_ssim_pairs
-from spx.model import SpatialPixelCNN
-from spx.paper import ROWS, row_of
-from spx.vae import kl_to_standard_normal
-from spxcore import SpxError
-from spxcore.config import NetworkConfig, preset
+from spx.models.parts.gaussian import kl_to_standard_normal
+from spx.models.spatial.codes import kl_nats
+from spx.models.spatial.config import NetworkConfig, preset
+from spx.models.spatial.drawing import feature_maps
+from spx.models.spatial.module import SpatialPixelCNN
+from spx.models.spatial.paper import ROWS, row_of
+from spx.models.spatial.prior import Prior
+from spxcore import SpxError, engines
+from spxcore.engines.torch_feeds import told_places
+from spxcore.feeds import axis, scale
 
 
 def tiny(conditioning: str = "spatial", latent: int = 5) -> SpatialPixelCNN:
@@ -34,30 +39,27 @@ def tiny(conditioning: str = "spatial", latent: int = 5) -> SpatialPixelCNN:
 
 @pytest.mark.parametrize("conditioning, latent", [("spatial", 5), ("paper", 0)])
 def test_likelihood_on_the_engine(conditioning, latent):
-    from spxcore import engines
-
     if engines.why_not("cpp"):
         pytest.skip(engines.why_not("cpp"))
-    model, images = Model(tiny(conditioning, latent)), digits(2)[0][:, None]
+    model, images = Sampler(tiny(conditioning, latent)), digits(2)[0][:, None]
     plain, native = (likelihood(model, images, engine=engine) for engine in (None, engines.get("cpp", threads=1)))
     assert native.bound == pytest.approx(plain.bound, rel=1e-5)
-    assert np.allclose(native.map, plain.map, rtol=1e-3, atol=1e-4)
+    assert np.allclose(native.pixel_bits, plain.pixel_bits, rtol=1e-3, atol=1e-4)
 
 
 @pytest.mark.parametrize("conditioning, latent", [("spatial", 5), ("paper", 5), ("paper", 0)])
 def test_likelihood_is_the_mean_over_all_positions(conditioning, latent):
     """Against the network called on each window alone; here the code's noise is the same since the seed is."""
-    from spxcore.mixture import probabilities
-
     module = tiny(conditioning, latent)
     images = digits(2)[0][:, None, 8:18, 6:17]  # 10 x 11: 3 x 4 positions
     if latent:
         module.vae.encode = lambda x: (torch.ones(len(x), latent), torch.full((len(x), latent), -40.0))  # sigma = 0
-    model = Model(module)
+    model = Sampler(module)
     found = likelihood(model, images)
 
     z = np.ones((1, latent), np.float32) if latent else None
-    maps, expected = model.feature_maps(z), np.zeros((2, 3, 4))
+    maps = feature_maps(model.checkpoint, z, engines.evaluate) if conditioning == "spatial" else None
+    expected = np.zeros((2, 3, 4))
     for n, image in enumerate(images[:, 0]):
         for r in range(3):
             for c in range(4):
@@ -65,37 +67,38 @@ def test_likelihood_is_the_mean_over_all_positions(conditioning, latent):
                 pixels = image[r : r + 8, c : c + 8].ravel()
                 expected[n, r, c] = -np.log2(p[np.arange(64), pixels]).mean()
     assert found.patch == pytest.approx(expected.mean(), rel=1e-4)
-    assert found.map.shape == (10, 11) and found.images == 2
+    assert found.pixel_bits.shape == (10, 11) and found.images == 2
     # Each window's mean counts once; weighing the map by how many windows cover a pixel gives the same total.
     cover = np.outer(np.minimum.reduce([np.arange(1, 11), np.arange(10, 0, -1), np.full(10, 3)]),
                      np.minimum.reduce([np.arange(1, 12), np.arange(11, 0, -1), np.full(11, 4)]))  # fmt: skip
-    assert (found.map * cover).sum() / cover.sum() == pytest.approx(found.patch, rel=1e-5)
+    assert (found.pixel_bits * cover).sum() / cover.sum() == pytest.approx(found.patch, rel=1e-5)
 
 
 def window_params(model, z, maps, image, r, c):
     """The network's output at every place of the window at (r, c), [64, P]."""
-    from spxcore.coords import axis, scale
-    from spxcore.network import place_inputs
-
+    config = model.config.network
     y, x = (torch.from_numpy(axis(n)) for n in image.shape)
     rows, columns = (y[r].view(1, 1), y[r + 7].view(1, 1)), (x[c].view(1, 1), x[c + 7].view(1, 1))
-    scales = torch.tensor([[scale(*image.shape, model.config.sizes)]], dtype=torch.float32)
+    extra = torch.tensor(
+        [[[scale(*image.shape, config.sizes)][: config.conditioning == "spatial"]]], dtype=torch.float32
+    )
     maps, z = (None if a is None else torch.from_numpy(a) for a in (maps, z))
     window = torch.from_numpy(image[r : r + 8, c : c + 8] / np.float32(127.5) - 1).float()[None, None]
+    inputs = {"x": window}
+    if config.place_inputs:
+        told = told_places(config.resolutions(), rows, columns, extra, maps)
+        inputs |= {f"places.{k}": places for k, places in enumerate(told)}
     with torch.no_grad():
-        places = place_inputs(model.config, rows, columns, scales, maps)
-        return model.weights.module(window, places, z)[0].flatten(1).T.numpy()
+        return model.module.network(inputs, z)[0].flatten(1).T.numpy()
 
 
 def test_kl_of_a_mixture_prior_is_estimated_without_bias():
     """A mixture of one standard normal is N(0, I): the Monte Carlo figure must agree with the closed form."""
-    from spx.prior import Prior
-
     module = tiny()
     mean, log_variance = torch.randn(4000, 5) * 0.5, torch.full((4000, 5), -1.0)
     z = mean + (0.5 * log_variance).exp() * torch.randn(4000, 5)
     closed = kl_to_standard_normal(mean, log_variance).double().numpy()
-    assert np.allclose(kl_nats(Model(module), mean, log_variance, z), closed)
+    assert np.allclose(kl_nats(module.prior, mean, log_variance, z), closed)
     module.set_prior(
         Prior(
             5,
@@ -105,7 +108,7 @@ def test_kl_of_a_mixture_prior_is_estimated_without_bias():
             np.eye(5, dtype=np.float32)[None],
         )
     )
-    estimated = kl_nats(Model(module), mean, log_variance, z)
+    estimated = kl_nats(module.prior, mean, log_variance, z)
     error = (estimated - closed).std() / math.sqrt(4000)
     assert abs((estimated - closed).mean()) < 4 * error and (estimated - closed).std() > 0.1
 
@@ -244,7 +247,7 @@ def test_copies_are_found():
     train, test = (Images(digits(200, seed=seed)[0][:, None], np.zeros(200, np.uint8)) for seed in (0, 1))
     noise = np.random.default_rng(2).integers(0, 20, test.images.shape)
     test = Images((test.images // 2 + noise).astype(np.uint8), test.labels)
-    model = Model(tiny())
+    model = Sampler(tiny())
     copied = memorisation(model, train.images[:50].transpose(0, 2, 3, 1), test, train)["images"]
     assert copied["nearer"] == 100 and copied["samples_median"] < 0.01 < copied["test_median"]
     honest = memorisation(model, test.images[:50].transpose(0, 2, 3, 1), test, train)
@@ -253,7 +256,7 @@ def test_copies_are_found():
 
 
 def test_fewer_drawings_are_the_first_ones():
-    model, originals = Model(tiny()), digits(3)[0][..., None]
+    model, originals = Sampler(tiny()), digits(3)[0][..., None]
     told = []
     drawings = Drawings(model, originals, "torch", seed=4, progress=lambda part, share: told.append(part))
     four = drawings.samples(9, 4)

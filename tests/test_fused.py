@@ -4,14 +4,14 @@ import copy
 
 import pytest
 import torch
-from helpers import config, network, windows
+from helpers import config, module, windows
 from torch.autograd import gradcheck
 
 pytest.importorskip("triton", reason="Triton is not installed")
 
 from spxcore.errors import SpxError
 from spxcore.kernels.gated import gate
-from spxcore.layers import GatedResnet
+from spxcore.walk.module import Module
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 SHAPES = {"none": None, "one number a plane": (2, 6, 1, 1), "all": (2, 6, 2, 3)}
@@ -91,16 +91,13 @@ def test_shapes_that_do_not_fit():
 @pytest.mark.parametrize("fields", [{"patch": 4, "conditioning": "spatial"}, {"patch": 4, "coordinates": False}])
 def test_a_network_that_uses_it(fields):
     """The whole network, forward and backward: fields chosen so that h has a number a place, and one a plane."""
-    plain_net = network(config(**fields)).to(DEVICE)
+    configuration = config(**fields)
+    plain_net = module(configuration).to(DEVICE)
     fused_net = copy.deepcopy(plain_net)
-    layers = [layer for layer in fused_net.modules() if isinstance(layer, GatedResnet)]
-    for layer in layers:
-        layer.fused = True
-    arguments, _, _ = windows(plain_net.config)
-    x, places, z = arguments
-    x, z = x.to(DEVICE), z.to(DEVICE)
-    places = [None if p is None else p.to(DEVICE) for p in places]
-    a, b = (net(x, places, z) for net in (plain_net, fused_net))
+    fused_net.fused = gate
+    (maps, code), _, _ = windows(configuration)
+    maps, code = {name: value.to(DEVICE) for name, value in maps.items()}, code.to(DEVICE)
+    a, b = (net(maps, code) for net in (plain_net, fused_net))
     torch.testing.assert_close(b, a, atol=1e-4, rtol=1e-4)  # measured: 2e-6
     for out in (a, b):
         out.square().mean().backward()
@@ -125,7 +122,8 @@ def test_training_with_it(tmp_path, monkeypatch):
         for fused in (False, True)
     ]
     trainers = [Trainer(r, tmp_path / str(n), device=DEVICE, progress=False) for n, r in enumerate(runs)]
-    assert not any(layer.fused for layer in trainers[0].model.modules() if isinstance(layer, GatedResnet))
+    networks = [[m for m in trainer.model.modules() if isinstance(m, Module)] for trainer in trainers]
+    assert [{m.fused for m in found} for found in networks] == [{None}, {gate}]
     before = torch.nn.utils.parameters_to_vector(trainers[0].model.parameters()).detach().clone()
     for trainer in trainers:
         trainer.train()

@@ -6,11 +6,24 @@ import math
 import numpy as np
 import pytest
 import torch
+from helpers import probabilities
 
-from spxcore import mixture, rng
-from spxcore.likelihood import log_prob
+from spxcore import rng
+from spxcore.feeds import unit_levels
+from spxcore.heads import Logistics, Sampling
+from spxcore.heads.log_prob import logistics_log_prob as log_prob
+from spxcore.heads.logistics import quantise, split
+from spxcore.heads.sampling import quantile
 
-LEVELS = torch.arange(256, dtype=torch.float64) / 127.5 - 1
+
+def head_of(params: np.ndarray, channels: int) -> Logistics:
+    """The head whose parameters these are, [N, P]."""
+    return Logistics(channels, params.shape[1] // (3 if channels == 1 else 10))
+
+
+def draw(params: np.ndarray, words: np.ndarray, channels: int, temperature: float = 1.0, mode: bool = False):
+    """Pixels drawn from their mixtures: [N, P], words [N, 4] -> uint8 [N, C]."""
+    return head_of(params, channels).draw(params, words, Sampling(temperature, mode))
 
 
 def grey(logits, means, log_scales) -> np.ndarray:
@@ -18,11 +31,11 @@ def grey(logits, means, log_scales) -> np.ndarray:
     return np.concatenate([np.atleast_2d(a) for a in (logits, means, log_scales)], axis=1).astype(np.float32)
 
 
-def all_levels(params: np.ndarray, dtype=torch.float32) -> np.ndarray:
-    """P of every level under each pixel's mixture: [N, 3K] -> [N, 256], by `log_prob`."""
-    p = torch.from_numpy(params)[:, :, None, None].expand(-1, -1, 1, 256)
-    x = LEVELS.to(dtype).view(1, 1, 1, 256).expand(len(params), -1, -1, -1)
-    return log_prob(p, x)[:, 0].exp().numpy()
+def all_levels(params: np.ndarray, dtype=torch.float32, levels: int = 256) -> np.ndarray:
+    """P of every level under each pixel's mixture: [N, 3K] -> [N, levels], by `log_prob`."""
+    p = torch.from_numpy(params)[:, :, None, None].expand(-1, -1, 1, levels)
+    x = torch.arange(levels, dtype=torch.float64) / ((levels - 1) / 2) - 1
+    return log_prob(p, x.to(dtype).view(1, 1, 1, -1).expand(len(params), -1, -1, -1), levels)[:, 0].exp().numpy()
 
 
 def spread(n: int, components: int = 5, seed: int = 0) -> np.ndarray:
@@ -51,10 +64,13 @@ def test_levels_sum_to_one(case, dtype, tolerance):
     np.testing.assert_allclose(p.sum(axis=1), 1, atol=tolerance)
 
 
+@pytest.mark.parametrize("levels", [2, 16, 256])
 @pytest.mark.parametrize("case", EXTREMES)
-def test_likelihood_equals_probabilities(case):
+def test_likelihood_equals_probabilities(case, levels):
     params = EXTREMES[case]
-    np.testing.assert_allclose(all_levels(params, torch.float64), mixture.probabilities(params), atol=1e-6)
+    found = all_levels(params, torch.float64, levels)
+    np.testing.assert_allclose(found.sum(axis=1), 1, atol=2e-6)
+    np.testing.assert_allclose(found, probabilities(params, levels), atol=1e-6)
 
 
 def test_probabilities_from_the_definition():
@@ -72,7 +88,7 @@ def test_probabilities_from_the_definition():
             above = 1.0 if level == 255 else sigmoid((x + 1 / 255 - means[n, k]) / s)
             below = 0.0 if level == 0 else sigmoid((x - 1 / 255 - means[n, k]) / s)
             total += math.exp(logits[n, k]) / np.exp(logits[n]).sum() * (above - below)
-        assert mixture.probabilities(params)[n, level] == pytest.approx(total, abs=1e-9)
+        assert probabilities(params)[n, level] == pytest.approx(total, abs=1e-9)
 
 
 # ---- RGB -------------------------------------------------------------------------------------------------------------
@@ -101,7 +117,7 @@ def rgb_log_prob(params: np.ndarray, pixels: np.ndarray) -> np.ndarray:
 
 def rgb_definition(params: np.ndarray, pixel: np.ndarray) -> float:
     """P of one pixel from equations 2 and 3 of PixelCNN++: a product over the channels inside each component."""
-    logits, means, log_scales, coeffs = (a[0].astype(np.float64) for a in mixture.split(params, 3))
+    logits, means, log_scales, coeffs = (a[0].astype(np.float64) for a in split(params, 3))
     r, g, _ = pixel / 127.5 - 1
     weights, total = np.exp(logits) / np.exp(logits).sum(), 0.0
     for k in range(len(logits)):
@@ -111,7 +127,7 @@ def rgb_definition(params: np.ndarray, pixel: np.ndarray) -> float:
         for channel, mean in enumerate(centres):
             one = grey([[0.0]], [[0.0]], [[log_scales[channel, k]]]).astype(np.float64)
             one[0, 1] = mean
-            p *= mixture.probabilities(one)[0, pixel[channel]]
+            p *= probabilities(one)[0, pixel[channel]]
         total += p
     return total
 
@@ -140,8 +156,8 @@ def test_rgb_sums_to_one_over_each_channel():
     # ... and the sum over green and blue is red's own marginal.
     green, blue = (a.ravel() for a in np.meshgrid(every, every))
     red = np.exp(rgb_log_prob(params, np.stack([np.full(256 * 256, 90), green, blue], axis=1))).sum()
-    logits, means, log_scales, _ = mixture.split(params, 3)
-    assert red == pytest.approx(mixture.probabilities(grey(logits, means[:, 0], log_scales[:, 0]))[0, 90], rel=1e-5)
+    logits, means, log_scales, _ = split(params, 3)
+    assert red == pytest.approx(probabilities(grey(logits, means[:, 0], log_scales[:, 0]))[0, 90], rel=1e-5)
 
 
 def test_rgb_all_of_it_sums_to_one():
@@ -159,7 +175,7 @@ def changed_channels(kind: str, part: str, row: int, words: np.ndarray) -> list[
     params = np.repeat(rgb(5, components=1), len(words), axis=0)
     moved = params.copy()
     moved[:, start] += 0.7
-    before, after = (mixture.draw(p, words, 3) for p in (params, moved))
+    before, after = (draw(p, words, 3) for p in (params, moved))
     return (before != after).any(axis=0).tolist()
 
 
@@ -185,7 +201,7 @@ def test_rgb_coefficients_use_the_rounded_level_of_the_channels_before():
     coeffs = np.array([[0.9], [-0.4], [0.6]])
     params = rgb(0, components=1, means=[[0.1], [0.2], [-0.1]], coeffs=coeffs)
     words = rng.pixel_words(3, np.arange(50), np.array([0]), np.array([0]))
-    drawn = mixture.draw(params.repeat(50, 0), words, 3, map=True).astype(np.float64)
+    drawn = draw(params.repeat(50, 0), words, 3, mode=True).astype(np.float64)
     r, g = drawn[:, 0] / 127.5 - 1, drawn[:, 1] / 127.5 - 1
     a, b, c = np.tanh(coeffs[:, 0])
     np.testing.assert_array_equal(drawn[:, 0], math.floor((0.1 + 1) * 127.5 + 0.5))
@@ -214,9 +230,9 @@ def test_draws_follow_the_probabilities(temperature):
     n = 60_000
     logits, means, log_scales = [[0.0, 1.0, -1.0, 0.3]], [[-1.1, 0.0, 0.98, 0.3]], [[-2.0, -3.0, -2.5, -4.5]]
     words = rng.pixel_words(11, np.arange(n), np.array([7]), np.array([0]))
-    drawn = mixture.draw(grey(logits, means, log_scales).repeat(n, 0), words, 1, temperature)
+    drawn = draw(grey(logits, means, log_scales).repeat(n, 0), words, 1, temperature)
     counts = np.bincount(drawn[:, 0], minlength=256)
-    p = mixture.probabilities(grey(logits, means, np.array(log_scales) + math.log(temperature)))[0]
+    p = probabilities(grey(logits, means, np.array(log_scales) + math.log(temperature)))[0]
     statistic, freedom = chi_square(counts, p)
     assert statistic < freedom + 4 * math.sqrt(2 * freedom)
     assert counts[0] > 1000 and counts[255] > 500  # both tails took part
@@ -229,7 +245,7 @@ def test_rgb_draws_follow_the_likelihood():
     """Mean log-probability of the draws = minus the entropy, whichever of the two is asked: here by importance sampling."""
     params = rgb(2, components=2)
     words = rng.pixel_words(1, np.arange(20_000), np.array([0]), np.array([0]))
-    drawn = mixture.draw(params.repeat(20_000, 0), words, 3)
+    drawn = draw(params.repeat(20_000, 0), words, 3)
     uniform = np.random.default_rng(0).integers(0, 256, (400_000, 3))
     p = np.exp(rgb_log_prob(params, uniform))
     entropy = -(p * np.log(p)).sum() * 256.0**3 / len(uniform)
@@ -240,17 +256,17 @@ def test_the_tie_rule():
     """The first component whose cumulative weight is strictly greater: on a tie the next one; the last if there is none."""
     equal = np.zeros((1, 4), np.float32)  # cumulative weights 1/4, 1/2, 3/4, 1, all exact
     for u, k in [(0.0, 0), (0.25, 1), (0.5, 2), (0.75, 3), (1.0, 3)]:
-        assert mixture.component(equal, np.float32([u])) == k
+        assert quantile(equal, np.float32([u])) == k
     below, above = (np.nextafter(np.float32(0.5), np.float32(side)) for side in (0, 1))
-    assert mixture.component(equal, np.float32([below])) == 1 and mixture.component(equal, np.float32([above])) == 2
+    assert quantile(equal, np.float32([below])) == 1 and quantile(equal, np.float32([above])) == 2
 
 
 def test_halves_go_up_and_ends_absorb_the_tails():
     levels = np.float32([-1e9, -0.6, -0.5, 0.49, 0.5, 1.5, 2.5, 254.49, 254.5, 255.4, 1e9, np.inf, -np.inf, np.nan])
-    assert mixture.quantise(levels).tolist() == [0, 0, 0, 0, 1, 2, 3, 254, 255, 255, 255, 255, 0, 0]
+    assert quantise(levels).tolist() == [0, 0, 0, 0, 1, 2, 3, 254, 255, 255, 255, 255, 0, 0]
     # Every level comes back from the unit interval.
     every = np.arange(256, dtype=np.uint8)
-    np.testing.assert_array_equal(mixture.quantise((mixture.to_unit(every) + np.float32(1)) * np.float32(127.5)), every)
+    np.testing.assert_array_equal(quantise((unit_levels(256)[:, 0] + np.float32(1)) * np.float32(127.5)), every)
 
 
 @pytest.mark.parametrize("channels", [1, 3])
@@ -260,24 +276,25 @@ def test_map_takes_the_drawn_components_mean(channels):
     share = 3 if channels == 1 else 10
     params = g.normal(size=(n, share * k)).astype(np.float32)
     words = rng.pixel_words(2, np.arange(n), np.array([0]), np.array([0]))
-    drawn = mixture.draw(params, words, channels, map=True)
-    logits, means, _, _ = mixture.split(params, channels)
-    chosen = mixture.component(logits, rng.uniform(words[:, 0]))
+    drawn = draw(params, words, channels, mode=True)
+    logits, means, _, _ = split(params, channels)
+    chosen = quantile(logits, rng.uniform(words[:, 0]))
     assert len(set(chosen)) == k
-    expected = mixture.quantise((means[np.arange(n), 0, chosen] + 1) * np.float32(127.5))
+    expected = quantise((means[np.arange(n), 0, chosen] + 1) * np.float32(127.5))
     np.testing.assert_array_equal(drawn[:, 0], expected)
     # Neither the scales nor the logistic draws count.
     other = words.copy()
     other[:, 1:] ^= np.uint32(0xFFFFFFFF)
-    np.testing.assert_array_equal(mixture.draw(params, other, channels, map=True), drawn)
+    np.testing.assert_array_equal(draw(params, other, channels, mode=True), drawn)
     # A temperature that goes to zero leaves the same.
-    np.testing.assert_array_equal(mixture.draw(params, words, channels, temperature=1e-7), drawn)
+    np.testing.assert_array_equal(draw(params, words, channels, temperature=1e-7), drawn)
 
 
 def test_temperature_scales_the_distance_from_the_mean():
     params, words = spread(300, seed=8), rng.pixel_words(2, np.arange(300), np.array([0]), np.array([0]))
-    mean = mixture.levels_real(params, words, 1, map=True)
-    one, half = (mixture.levels_real(params, words, 1, t) - mean for t in (1.0, 0.5))
+    head = head_of(params, 1)
+    mean = head.levels_real(params, words, Sampling(mode=True))
+    one, half = (head.levels_real(params, words, Sampling(t)) - mean for t in (1.0, 0.5))
     np.testing.assert_allclose(half, one / 2, rtol=1e-3, atol=1e-2)
 
 
@@ -289,8 +306,8 @@ def test_draws_are_levels_whatever_the_parameters(channels, poison):
     np.fill_diagonal(params, poison)
     words = rng.pixel_words(0, np.arange(len(params)), np.array([0]), np.array([0]))
     with np.errstate(invalid="ignore", over="ignore"):
-        assert mixture.draw(params, words, channels).dtype == np.uint8
-        assert (mixture.draw(np.full_like(params, np.nan), words, channels) == 0).all()
+        assert draw(params, words, channels).dtype == np.uint8
+        assert (draw(np.full_like(params, np.nan), words, channels) == 0).all()
 
 
 @pytest.mark.parametrize("channels", [1, 3])
@@ -319,4 +336,4 @@ def test_split_refuses_another_number_of_outputs():
     from spxcore.errors import SpxError
 
     with pytest.raises(SpxError, match=r"^params: expected a multiple of 10 numbers a pixel, got 12"):
-        mixture.split(np.zeros((1, 12)), 3)
+        split(np.zeros((1, 12)), 3)

@@ -5,9 +5,10 @@ import pytest
 import torch
 from helpers import config, digits
 
-from spx import patches
-from spxcore import coords
-from spxcore.network import place_axis
+from spx.models.spatial import patches
+from spx.models.spatial.vae import to_unit
+from spxcore import feeds
+from spxcore.engines.torch_feeds import place_axis
 
 MIXED = {"conditioning": "spatial", "sizes": (28, 1400)}
 
@@ -17,7 +18,7 @@ def some_images(count: int = 1, repeat: int = 1, channels: int = 1) -> torch.Ten
     images, _ = digits(count, channels=channels)
     noisy = np.clip(images.astype(int) + np.random.default_rng(3).integers(0, 40, images.shape), 0, 255)
     images = torch.from_numpy(noisy.astype(np.uint8).reshape(count, 28, 28, channels)).permute(0, 3, 1, 2)
-    return patches.to_unit(images).repeat_interleave(repeat, dim=0)
+    return to_unit(images).repeat_interleave(repeat, dim=0)
 
 
 def drawn(images, seed: int = 0, config_=None, **options) -> patches.Patches:
@@ -49,7 +50,7 @@ def test_every_position_is_as_likely_at_a_single_size():
 @pytest.mark.parametrize("size", [28, 57, 300])
 def test_coordinates_are_the_samplers(size):
     p = drawn(some_images(1, 200), config_=config(sizes=(size, size)))
-    axis = coords.axis(size)
+    axis = feeds.axis(size)
     for first, last, start in zip((p.y0, p.x0), (p.y1, p.x1), origins(p, size)):
         assert start.min() >= 0 and start.max() <= size - 8
         np.testing.assert_allclose(first, axis[start], atol=1e-6)
@@ -77,8 +78,8 @@ def test_scale_is_the_samplers(n):
     sizes = (1 + 14 / (p.y1 - p.y0).double()).round()
     for size, scale in zip(sizes.tolist(), p.scale.tolist()):
         if size < 300:  # beyond, rounding of the coordinates hides the size
-            assert scale == pytest.approx(coords.scale(size, size, (28, 1400)), abs=1e-5)
-    assert coords.scale(n, n, (28, 1400)) == pytest.approx(2 * np.log(n / 28) / np.log(50) - 1)
+            assert scale == pytest.approx(feeds.scale(size, size, (28, 1400)), abs=1e-5)
+    assert feeds.scale(n, n, (28, 1400)) == pytest.approx(2 * np.log(n / 28) / np.log(50) - 1)
 
 
 def test_pixels_are_on_the_grid():
@@ -182,7 +183,7 @@ def test_decoded_targets_fade_from_the_image_to_the_decoded_one():
     """At the data's size nothing changes; at 56 a pixel is the mean of both images; at 1400 it is all but the decoded one."""
     image, decoded = (
         some_images(2),
-        patches.to_unit(torch.randint(0, 256, (2, 1, 28, 28), generator=torch.Generator().manual_seed(5))),
+        to_unit(torch.randint(0, 256, (2, 1, 28, 28), generator=torch.Generator().manual_seed(5))),
     )
     for n, share in ((28, 1.0), (56, 0.5), (1400, 0.02)):
         p = drawn(image.repeat_interleave(30, 0), config_=config(sizes=(n, n)))

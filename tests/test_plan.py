@@ -1,38 +1,32 @@
-"""The window program: its NumPy meaning against PyTorch, the cone, the tiers, the flat programs, and what it refuses."""
+"""The plan: its cone and what depends on what, the counts of multiply-adds, and what is refused."""
 
 import json
 from dataclasses import replace
 
 import numpy as np
 import pytest
-import torch
-from helpers import close, config, double, flat, network, tiny_model, windows
-from torch.nn import functional as F
+from helpers import close, config, double, network, tiny_model, windows
 
 from spx.checkpoints import save_checkpoint
-from spxcore import Weights, preset
+from spx.models.spatial.config import preset
+from spxcore import Network
 from spxcore.errors import SpxError
-from spxcore.network import PixelCNN
-from spxcore.plan import FORMS, Plan, compile_network, execute
-from spxcore.plan.compile import convolution, transposed
-from spxcore.plan.execute import form_of
-from spxcore.plan.program import OP, full_program, tables, window_programs
-from spxcore.plan.summary import as_text, summary
+from spxcore.plan import Plan, execute, plan_at
+from spxcore.plan.check import check
+from spxcore.plan.reach import macs_by_tier, tiers
+from spxcore.walk.module import Module
 
-SPATIAL = {"conditioning": "spatial"}
 NETWORKS = {
-    "4x4": {"patch": 4},
-    "8x8 spatial": {"patch": 8, **SPATIAL},
-    "8x8 rgb spatial": {"patch": 8, "channels": 3, **SPATIAL},
+    "8x8 spatial": {"patch": 8, "conditioning": "spatial"},
     "8x8 two layers": {"patch": 8, "layers": 2, "filters": 7},
-    "8x8 without coordinates": {"patch": 8, "coordinates": False},
-    "8x8 without latent": {"patch": 8, "latent": 0},
     "8x8 rgb, neither": {"patch": 8, "channels": 3, "coordinates": False, "latent": 0},
     "12x12 rgb": {"patch": 12, "channels": 3},
-    "16x16 spatial": {"patch": 16, **SPATIAL},
-    "20x20": {"patch": 20, "filters": 3},
-    "28x28 spatial": {"patch": 28, "filters": 2, "mixtures": 1, **SPATIAL},
 }
+
+
+def plan_of(name: str, fold: bool = True) -> Plan:
+    c = config(**NETWORKS[name])
+    return plan_at(network(c).graph, c.patch, c.patch, fold)
 
 
 def test_close_sees_every_fault():
@@ -47,85 +41,17 @@ def test_close_sees_every_fault():
     assert not close(off, a, 1e-6)
 
 
-# ---- against PyTorch -------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("name", NETWORKS)
-def test_executed_in_numpy_it_is_the_network(name):
-    c = config(**NETWORKS[name])
-    net = network(c)
-    arguments, inputs, z = windows(c)
-    with torch.no_grad():
-        expected = flat(net(*arguments))
-    for fold in (False, True):
-        got = execute(compile_network(Weights.of(net), fold), double(inputs), z)["params"]
-        assert close(got, expected, 1e-5)  # measured: 3e-7 to 2e-6
-
-
-@pytest.mark.parametrize("name", ["pixelcnnpp-small-8x8", "large-4x4"])
-def test_presets(name):
-    net = network(preset(name, dropout=0.0))
-    arguments, inputs, z = windows(net.config, batch=1)
-    with torch.no_grad():
-        expected = flat(net(*arguments))
-    # Hundreds of filters with weights of this size lose digits in fp32; the large network is deep: measured 3e-6.
-    assert close(execute(compile_network(Weights.of(net)), double(inputs), z)["params"], expected, 2e-5)
-
-
-def dense(connections, side_in: int, side_out: int, weights: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
-    """What connections compute, weights [outputs, inputs, kh, kw]."""
-    out = torch.zeros(x.shape[0], weights.shape[0], side_out * side_out)
-    blocks, x = weights.flatten(2), x.flatten(2)
-    for row, at, block in connections:
-        out[:, :, row] += x[:, :, at] @ blocks[:, :, block].T
-    return out.view(x.shape[0], -1, side_out, side_out)
-
-
-@pytest.mark.parametrize("side", [1, 2, 3, 7])
-@pytest.mark.parametrize("stride", [1, 2])
-@pytest.mark.parametrize(("kernel", "left", "right"), [((2, 3), 1, 1), ((2, 2), 1, 0), ((1, 3), 1, 1), ((2, 1), 0, 0)])
-def test_taps_of_a_convolution(side, stride, kernel, left, right):
-    x, w = torch.randn(2, 3, side * stride, side * stride), torch.randn(4, 3, *kernel)
-    expected = F.conv2d(F.pad(x, (left, right, kernel[0] - 1, 0)), w, stride=stride)
-    got = dense(convolution(side, kernel, left, stride), side * stride, side, w, x)
-    torch.testing.assert_close(got, expected)
-    if stride == 1:  # shifted down and to the right, zeros moving in
-        shifted = F.pad(expected, (1, 0, 1, 0))[:, :, :-1, :-1]
-        torch.testing.assert_close(dense(convolution(side, kernel, left, shift=(1, 1)), side, side, w, x), shifted)
-
-
-@pytest.mark.parametrize("side", [2, 4, 8])
-@pytest.mark.parametrize(("kernel", "crop"), [((2, 3), 1), ((2, 2), 0)])
-def test_taps_of_a_transposed_convolution(side, kernel, crop):
-    x, w = torch.randn(2, 3, side // 2, side // 2), torch.randn(4, 3, *kernel)
-    full = F.conv_transpose2d(x, w.transpose(0, 1), stride=2, output_padding=1)
-    expected = full[:, :, :side, crop : crop + side]
-    torch.testing.assert_close(dense(transposed(side, kernel, crop), side // 2, side, w, x), expected)
-
-
-def test_forms():
-    x = np.random.default_rng(0).normal(size=(3, 4)).astype(np.float32)
-    t = torch.from_numpy(x)
-    expected = {"raw": t, "elu": F.elu(t), "concat_elu": F.elu(torch.cat([t, -t], dim=1))}
-    assert set(expected) == set(FORMS)
-    for form, value in expected.items():
-        np.testing.assert_allclose(form_of(x, form), value.numpy(), rtol=1e-6, atol=1e-7)
-
-
-# ---- cone and tiers --------------------------------------------------------------------------------------------------
-
-
 @pytest.mark.parametrize("name", ["8x8 spatial", "8x8 rgb, neither", "12x12 rgb"])
 def test_a_cone_gives_the_same_numbers(name):
     c = config(**NETWORKS[name])
-    plan = compile_network(Weights.of(network(c)))
+    plan = plan_of(name)
     _, inputs, z = windows(c)
-    whole = execute(plan, double(inputs), z)["params"]
+    whole = execute(plan, double(inputs), z)[plan.output]
     m = c.patch
     for targets in ([m * m - 1], [m - 1], [0], [m * m - m, m * m - m + 1], [3 * m + 2]):
-        cone = plan.cone(targets).validate()
+        cone = check(plan.cone(targets))
         assert cone.macs() < plan.macs()
-        got = execute(cone, double(inputs), z)["params"]
+        got = execute(cone, double(inputs), z)[plan.output]
         # The same taps in the same order; only the matrix products' batches differ.
         np.testing.assert_allclose(got[:, targets], whole[:, targets], rtol=1e-12)
 
@@ -134,7 +60,7 @@ def test_a_cone_gives_the_same_numbers(name):
 def test_dependencies_by_poisoned_pixels(name):
     """A NaN in one pixel reaches exactly the places that are said to depend on it."""
     c = config(**NETWORKS[name])
-    plan = compile_network(Weights.of(network(c)), fold=False)
+    plan = plan_of(name, fold=False)
     depends = plan.dependencies()
     _, inputs, z = windows(c, batch=1)
     for pixel in (0, 9, 31, c.patch**2 - 2, c.patch**2 - 1):
@@ -143,11 +69,11 @@ def test_dependencies_by_poisoned_pixels(name):
         for value, numbers in execute(plan, poisoned, z).items():
             np.testing.assert_array_equal(np.isnan(numbers[0]).any(axis=1), depends[value][:, pixel], err_msg=value)
     later = np.triu(np.ones((c.patch**2,) * 2, bool))
-    assert not (depends["params"] & later).any(), "a pixel sees itself or a later one"
+    assert not (depends[plan.output] & later).any(), "a pixel sees itself or a later one"
 
 
 def test_what_a_place_leads_to_is_what_needs_it():
-    plan = compile_network(Weights.of(network(config(**NETWORKS["8x8 two layers"]))))
+    plan = plan_of("8x8 two layers")
     for target in (0, 9, 62, 63):
         for value, need in plan.needed([target]).items():
             np.testing.assert_array_equal(plan.leads_to[value][:, target], need, err_msg=value)
@@ -165,115 +91,22 @@ TABLE = {
 @pytest.mark.parametrize("name", TABLE)
 def test_multiply_adds_are_those_of_the_design(name):
     window, cone, last = TABLE[name]
-    plan = compile_network(Weights.of(PixelCNN(preset(name))), fold=False)
-    target = plan.patch**2 - 1
+    graph, m = Network.of(Module(preset(name).walk)).graph, preset(name).patch
+    plan, target = plan_at(graph, m, m, fold=False), m * m - 1
     mine = plan.cone([target])
     assert plan.macs() / 1e6 == pytest.approx(window, rel=0.005) and mine.macs() / 1e6 == pytest.approx(cone, rel=0.005)
-    assert sum(plan.macs_by_tier(target)) == plan.macs()
-    tiers, by_place = mine.tiers(target), np.zeros(4)
+    assert sum(macs_by_tier(plan, target)) == plan.macs()
+    tier, by_place = tiers(mine, target), np.zeros(4)
     for stage in mine.stages:
-        np.add.at(by_place, tiers[stage.output][stage.places][stage.taps[:, 0]], stage.tap_macs())
+        np.add.at(by_place, tier[stage.output][stage.places][stage.taps[:, 0]], stage.tap_macs())
     assert by_place[3] / 1e6 == pytest.approx(last, rel=0.03)
     if name == "pixelcnnpp-small-8x8":
         assert by_place[2:].sum() / 1e6 == pytest.approx(0.40, rel=0.02)
-        folded = compile_network(Weights.of(PixelCNN(preset(name))))
-        assert folded.cone([target]).macs() / 1e6 == pytest.approx(8.32, rel=0.002)
-
-
-# ---- the flat programs -----------------------------------------------------------------------------------------------
-
-
-def run_program(program, shared, configuration, inputs, z) -> np.ndarray:
-    """`csrc/cpu/kernels_impl.h` in NumPy, for one window, on an arena that holds NaN wherever nothing was written."""
-    arena = np.full(program.rows, np.nan)
-    uz = None if z is None else z[0] @ shared.latent
-    for place, row in program.pixels:
-        arena[row : row + configuration.channels] = inputs["x"][0, place]
-    for k, place, row in program.conditioning:
-        arena[row : row + configuration.place_inputs] = inputs[f"places.{k}"][0, place]
-    for numbers in program.ops:
-        op = dict(zip(OP, numbers.tolist()))
-        n = op["outputs"]
-        if op["partial_in"] >= 0:
-            total = arena[op["partial_in"] : op["partial_in"] + n].copy()
-        else:
-            total = shared.bias[op["bias"] : op["bias"] + n].astype(np.float64)
-            if op["latent"] >= 0:
-                total += uz[op["latent"] : op["latent"] + n]
-        for source, weights, count, _ in program.taps[op["tap_begin"] : op["tap_end"]]:
-            total += arena[source : source + count] @ shared.weights[weights : weights + count * n].reshape(count, n)
-        if op["partial_out"] >= 0:
-            arena[op["partial_out"] : op["partial_out"] + n] = total
-            continue
-        x = max(op["residual"], op["residual_ahead"])
-        if x >= 0:
-            a, b = np.split(total, 2)
-            total = arena[x : x + n // 2] + a / (1 + np.exp(-b))
-        if op["raw"] >= 0:
-            arena[op["raw"] : op["raw"] + len(total)] = total
-        if op["act"] >= 0:
-            pairs = form_of(total, "concat_elu").reshape(2, -1).T
-            arena[op["act"] : op["act"] + pairs.size] = pairs.ravel()
-    return np.stack([arena[row : row + configuration.outputs] for row in program.params])
-
-
-@pytest.mark.parametrize("name", ["4x4", "8x8 spatial", "8x8 rgb, neither", "8x8 two layers"])
-def test_programs_give_the_plans_numbers(name):
-    """Every program of every kind of window, with its memory reused: what was not written is NaN and would show."""
-    c = config(**NETWORKS[name])
-    plan = compile_network(Weights.of(network(c)))
-    shared = tables(plan)
-    _, inputs, z = windows(c, batch=1)
-    expected = execute(plan, double(inputs), z)["params"][0]
-    programs = [*window_programs(plan, shared), full_program(plan, shared)]
-    assert len(programs) == 2 * c.patch + 1
-    for program in programs:
-        got = run_program(program, shared, c, double(inputs), z)
-        assert close(got, expected[program.targets], 1e-6), program.name
-
-
-def test_the_ahead_part_reads_rows_above_only():
-    c = config(**NETWORKS["8x8 spatial"])
-    plan = compile_network(Weights.of(network(c)))
-    shared, m = tables(plan), c.patch
-    for i, program in enumerate(window_programs(plan, shared)):
-        current = {row for place, row in program.pixels.tolist() if place >= i // 2 * m}
-        ahead = program.ops[: program.begins[1]]
-        taps = program.taps[: ahead[-1][OP.index("tap_end")]]
-        # Pixels of the current row live to the end, so no other buffer shares their rows.
-        assert not current & set(taps[:, 0].tolist())
-        assert sum(program.macs[1:]) < 0.35 * sum(program.macs)
-
-
-def test_memory_is_reused():
-    c = config(**NETWORKS["8x8 two layers"])
-    plan = compile_network(Weights.of(network(c)))
-    every = sum(value.places * value.channels * 3 for value in plan.values.values())
-    assert full_program(plan, tables(plan)).rows < 0.6 * every
-
-
-# ---- files, figures, refusals ----------------------------------------------------------------------------------------
-
-
-def test_saved_and_loaded(tmp_path):
-    c = config(**NETWORKS["8x8 spatial"])
-    plan = compile_network(Weights.of(network(c)))
-    plan.save(tmp_path / "plan.npz")
-    again = Plan.load(tmp_path / "plan.npz")
-    _, inputs, z = windows(c)
-    np.testing.assert_array_equal(execute(again, inputs, z)["params"], execute(plan, inputs, z)["params"])
-    assert again.about == plan.about and again.values == plan.values and again.inputs == plan.inputs
-    data = (tmp_path / "plan.npz").read_bytes()
-    for damaged in (b"", b"nonsense", data[: len(data) // 2]):
-        (tmp_path / "bad.npz").write_bytes(damaged)
-        with pytest.raises(SpxError, match=r"bad\.npz: expected a plan"):
-            Plan.load(tmp_path / "bad.npz")
-    with pytest.raises(SpxError, match="expected a plan"):
-        Plan.load(tmp_path / "none.npz")
+        assert plan_at(graph, m, m).cone([target]).macs() / 1e6 == pytest.approx(8.32, rel=0.002)
 
 
 def test_a_faulty_plan_is_refused():
-    plan = compile_network(Weights.of(network(config(**NETWORKS["8x8 spatial"]))), fold=False)
+    plan = plan_of("8x8 spatial", fold=False)
 
     def with_stage(number, **change):
         stages = list(plan.stages)
@@ -296,25 +129,13 @@ def test_a_faulty_plan_is_refused():
         "the name of a value": with_stage(2, output="nowhere"),
         "a value that some stage computes": replace(plan, output="nowhere"),
         "outputs": with_stage(2, bias=np.zeros((1, 5), np.float32)),
-        "latent: expected shape": with_stage(3, latent=np.zeros((4, 12), np.float32)),
+        "code: expected shape": with_stage(3, code=np.zeros((4, 12), np.float32)),
         "bias_row: expected 0 to 0": with_stage(2, bias_row=np.ones(64, np.int32)),
     }
     for message, faulty in cases.items():
         with pytest.raises(SpxError) as caught:
-            faulty.validate()
+            check(faulty)
         assert message in str(caught.value)
-    with pytest.raises(SpxError, match=r"weights: u_in\.v: expected a tensor"):
-        compile_network(Weights(config(), {}))
-
-
-def test_summary_adds_up():
-    plan = compile_network(Weights.of(network(config(**NETWORKS["8x8 spatial"]))))
-    figures = summary(plan)
-    assert sum(stage["macs"] for stage in figures["stages"]) == figures["macs"]["window"] == plan.macs()
-    assert sum(stage["cone_macs"] for stage in figures["stages"]) == figures["macs"]["cone"]
-    assert sum(figures["macs"]["tiers"].values()) == figures["macs"]["cone"]
-    text = as_text(json.loads(json.dumps(figures)))
-    assert "cone of its last pixel" in text and "ul_up.0.1.conv_out" in text and "row 7, all columns" in text
 
 
 def test_the_command(tmp_path, capsys):

@@ -7,7 +7,7 @@ from helpers import tiny_prior
 from scipy.stats import multivariate_normal, norm
 from torch import distributions as D
 
-from spx.prior import Prior, fit_mixture
+from spx.models.spatial.prior import Prior, fit_mixture
 from spxcore.errors import SpxError
 
 
@@ -105,7 +105,7 @@ def test_an_images_code_is_its_own(p):
 
 def test_codes_share_no_words_with_pixels():
     """A code's counters end in 1, pixels' in 0: so no pixel's noise is a function of its image's code."""
-    from spx import prior
+    from spx.models.spatial import prior
     from spxcore import rng
 
     counters = []

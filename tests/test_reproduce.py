@@ -10,7 +10,7 @@ from helpers import write_dataset
 
 from spx.cli.reproduce import main
 from spx.lenet import LeNet, save_lenet
-from spx.paper import ROWS
+from spx.models.spatial.paper import ROWS
 from spx.recipe import recipe
 from spx.reproduce import Budget, Row, Settings, markdown, rows, select
 from spxcore import SpxError
@@ -152,7 +152,7 @@ def test_a_budget_of_minutes(folder, tmp_path):
 @pytest.mark.slow
 def test_a_vae_that_is_there_already(folder, tmp_path):
     from spx.checkpoints import load_model, save_checkpoint
-    from spx.model import SpatialPixelCNN
+    from spx.models.spatial.module import SpatialPixelCNN
 
     given = SpatialPixelCNN(
         network={"patch": 4, "sizes": [28, 1400]}, vae={"latent": 60}
@@ -171,12 +171,12 @@ def test_a_vae_that_is_there_already(folder, tmp_path):
 def test_other_priors():
     from helpers import tiny_model
 
-    from spx.api import Model
+    from spx.api import Sampler
     from spx.reproduce import _with_prior
 
-    wide = _with_prior(Model(tiny_model()), "2.0")
-    assert (wide.module.prior.cholesky == 2 * tiny_model().prior.cholesky).all()
-    normal = _with_prior(Model(tiny_model()), "normal")
+    wide = _with_prior(tiny_model().checkpoint(), "2.0")
+    assert (wide.module().prior.cholesky == 2 * tiny_model().prior.cholesky).all()
+    normal = Sampler(_with_prior(tiny_model().checkpoint(), "normal"))
     assert normal.module.prior.kind == "normal" and normal.sample(9, n=1, engine="torch").shape == (1, 9, 9, 1)
 
 

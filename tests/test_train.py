@@ -19,8 +19,8 @@ from safetensors.torch import load_file
 
 from spx.checkpoints import load_model
 from spx.cli.train import main
-from spx.files import alone_in
-from spx.inference import refine
+from spx.io.files import alone_in
+from spx.models.spatial.codes import refine
 from spx.recipe import recipe
 from spx.train import Averaged, Trainer, seed_of
 from spxcore.errors import SpxError
@@ -147,7 +147,7 @@ def test_decoded_targets_change_the_loss_of_large_sizes_alone(data_dir, tmp_path
 @pytest.mark.parametrize("mode", MODES)
 def test_the_loss_falls(mode, data_dir, tmp_path):
     more = dict(
-        vae_steps=12, steps=20, batch=16, patches_per_image=1, vae_batch=16, ema=0.5, save_every=0, validate_every=4
+        vae_steps=12, steps=40, batch=16, patches_per_image=1, vae_batch=16, ema=0.5, save_every=0, validate_every=4
     )
     s = settings(mode, data_dir, **more)
     trainer = run(s, tmp_path / "run")

@@ -1,14 +1,26 @@
-"""The VAE and the feature maps."""
+"""The VAE and the feature maps, as torch modules; `test_image_networks` compares them with their plans."""
 
+import functools
+
+import numpy as np
 import pytest
 import torch
 from torch import distributions as D
 
-from spx.feature_maps import FeatureMaps
-from spx.vae import VAE, VAEConfig, kl_to_standard_normal, mean_image, reparameterise
+from spx.models.parts.gaussian import kl_to_standard_normal, reparameterise
+from spx.models.spatial import network
+from spx.models.spatial.config import VAEConfig
+from spx.models.spatial.module import VAE
+from spx.models.spatial.vae import mean_image, to_unit
 from spxcore.errors import SpxError
+from spxcore.feeds import unit_levels
+from spxcore.walk.module import Module
 
 SMALL = {"filters": (4, 6, 8), "mixtures": 2, "latent": 5}
+
+
+def feature_maps(config: VAEConfig, count: int) -> Module:
+    return Module(functools.partial(network.maps, c=config, count=count))
 
 
 @pytest.fixture(autouse=True)
@@ -25,16 +37,17 @@ def test_shapes(size, channels):
     assert mean.shape == log_variance.shape == (3, 5)
     params = vae.decode(mean)
     assert params.shape == (3, 2 * (3 if channels == 1 else 10), size, size)
-    assert mean_image(params, channels).shape == (3, channels, size, size)
-    assert FeatureMaps(config, 7)(mean, mean_image(params, channels)).shape == (3, 7, 2 * size, 2 * size)
+    image = mean_image(params, channels, torch)
+    assert image.shape == (3, channels, size, size) and torch.equal(image, vae.mean_image(mean))
+    assert feature_maps(config, 7)({"image": image}, mean).shape == (3, 7, 2 * size, 2 * size)
 
 
 def test_every_parameter_is_used():
     config = VAEConfig(**SMALL)
-    vae, maps = VAE(config), FeatureMaps(config, 3)
+    vae, maps = VAE(config), feature_maps(config, 3)
     z = reparameterise(*vae.encode(torch.rand(2, 1, 28, 28)))
     params = vae.decode(z)
-    (params.square().sum() + maps(z, mean_image(params, 1)).square().sum()).backward()
+    (params.square().sum() + maps({"image": mean_image(params, 1, torch)}, z).square().sum()).backward()
     for module in (vae, maps):
         assert [n for n, p in module.named_parameters() if p.grad is None or not p.grad.abs().sum() > 0] == []
 
@@ -65,11 +78,11 @@ def test_mean_image():
     logits = torch.tensor([0.25, 0.75]).log()
     for means, expected in (((1.0, -0.2), 0.1), ((9.0, -0.2), 0.1)):
         params = torch.cat([logits, torch.tensor(means), torch.zeros(2)]).view(1, 6, 1, 1)
-        assert mean_image(params, 1).item() == pytest.approx(expected)
+        assert mean_image(params, 1, torch).item() == pytest.approx(expected)
     params = torch.zeros(1, 20, 1, 1)
     params[0, :2, 0, 0] = logits
     params[0, 2:8, 0, 0] = torch.tensor([1.0, -0.2, 0.0, 0.4, 0.5, 0.5])  # [channel][component]
-    torch.testing.assert_close(mean_image(params, 3).flatten(), torch.tensor([0.1, 0.3, 0.5]))
+    torch.testing.assert_close(mean_image(params, 3, torch).flatten(), torch.tensor([0.1, 0.3, 0.5]))
 
 
 @pytest.mark.parametrize("size", [(14, 14), (56, 56), (40, 90)])
@@ -112,3 +125,11 @@ def test_the_log_variance_is_bounded():
 def test_configurations_that_cannot_be(fields):
     with pytest.raises(SpxError, match=f"^vae.{next(iter(fields))}: expected"):
         VAEConfig(**fields)
+
+
+def test_levels_are_the_samplers():
+    """By torch and by NumPy the same numbers as a job's pixels."""
+    every = np.arange(256, dtype=np.uint8)
+    np.testing.assert_array_equal(to_unit(every), unit_levels(256)[:, 0])
+    assert to_unit(every).dtype == np.float32
+    np.testing.assert_array_equal(to_unit(torch.from_numpy(every)).numpy(), to_unit(every))

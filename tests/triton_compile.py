@@ -1,4 +1,4 @@
-"""Compile the Triton kernels for a GPU that need not be there, with the arguments that they are launched with.
+"""Compile the Triton kernels for a GPU that need not be there, by the launches that a drawing makes.
 
 Run as a script without TRITON_INTERPRET: python triton_compile.py CAPABILITY PRECISION...; prints a line of JSON for each kernel.
 """
@@ -13,13 +13,25 @@ import sys
 import tempfile
 from pathlib import Path
 
-import numpy as np
 import torch
 import triton
 from triton.backends.compiler import GPUTarget
-from triton.compiler import ASTSource
 
-_TYPES = {torch.float32: "fp32", torch.bfloat16: "bf16", torch.uint8: "u8", torch.int32: "i32", torch.int64: "i64"}
+
+class Driver:
+    """Stands in for a GPU's driver: Triton asks it what to compile for."""
+
+    def __init__(self, capability: int):
+        self.target = GPUTarget("cuda", capability, 32)
+
+    def get_current_target(self) -> GPUTarget:
+        return self.target
+
+    def get_current_device(self) -> int:
+        return 0
+
+    def get_current_stream(self, device: int) -> int:
+        return 0
 
 
 class Compiling:
@@ -29,29 +41,17 @@ class Compiling:
         self.kernel, self.capability, self.found, self.seen = kernel, capability, found, set()
 
     def __getitem__(self, grid):
-        return self.launch
+        return lambda *values, **named: self.compile(grid, *values, **named)
 
-    def launch(self, *values, **named) -> None:
-        options = {name: named.pop(name) for name in ("num_warps", "num_stages") if name in named}
-        arguments = dict(zip(self.kernel.arg_names, values)) | named
-        signature, constants, aligned = {}, {}, {}
-        for number, parameter in enumerate(self.kernel.params):
-            value = arguments[parameter.name]
-            if parameter.is_constexpr:
-                signature[parameter.name], constants[parameter.name] = "constexpr", value
-            elif isinstance(value, torch.Tensor):
-                signature[parameter.name] = "*" + _TYPES[value.dtype]
-                aligned[(number,)] = [["tt.divisibility", 16]]
-            else:
-                signature[parameter.name] = "fp32" if isinstance(value, float) else "i32"
-        key = str((signature, constants))
-        if key in self.seen:
+    def compile(self, grid, *values, **named) -> None:
+        compiled = self.kernel.warmup(*values, grid=grid, **named)
+        if compiled.hash in self.seen:
             return
-        self.seen.add(key)
-        target = GPUTarget("cuda", self.capability, 32)
-        compiled = triton.compile(ASTSource(self.kernel, signature, constants, aligned), target=target, options=options)
-        ptx, shown = compiled.asm["ptx"], ("GATED", "PRECISION", "LANES", "PLACES")
-        line = {"kernel": self.kernel.__name__, **{k: constants[k] for k in shown if k in constants}, **options}
+        self.seen.add(compiled.hash)
+        ptx, shown = compiled.asm["ptx"], ("GATED", "num_warps", "num_stages")
+        line = {"kernel": self.kernel.__name__, **{k: named[k] for k in shown if k in named}}
+        if "TILE" in named:
+            line |= {name: getattr(named["TILE"], name) for name in ("lanes", "places", "precision")}
         line |= {"capability": self.capability, "cubin": len(compiled.asm["cubin"]), "shared": compiled.metadata.shared}
         line |= {"mma": len(re.findall(r"wgmma\.mma_async|mma\.sync", ptx)), "async_16": ptx.count("cp.async.cg")}
         line |= {"barriers": ptx.count("bar.sync"), "unordered": ptx.count("ld.global.nc")}
@@ -76,28 +76,26 @@ def registers(ptx: str) -> dict:
 
 
 def main() -> None:
-    os.environ.pop("TRITON_INTERPRET", None)
-    from helpers import config, job, network
+    from helpers import config, job
 
-    from spxcore import Weights
-    from spxcore.coords import axis
-    from spxcore.kernels import gated, program
-    from spxcore.kernels.run import DeviceNetwork, Images
-    from spxcore.kernels.tables import network_tables
+    from spxcore.kernels import gated, windows
+    from spxcore.kernels.launch import Images, OnDevice
+    from spxcore.kernels.tables import network_layout
     from spxcore.kernels.tuning import blocks_for
-    from spxcore.plan import compile_network
+    from spxcore.lower.job import window_job
+    from spxcore.plan import plan_at
 
     capability, found = int(sys.argv[1]), []
-    for name in ("inputs", "ahead", "steps"):
-        setattr(program, name, Compiling(getattr(program, name), capability, found))
-    for name in ("forward_kernel", "backward_kernel"):
-        setattr(gated, name, Compiling(getattr(gated, name), capability, found))
-    weights = Weights.of(network(config(patch=8, filters=25, mixtures=10, latent=60, maps=12, conditioning="spatial")))
-    blocks, task = blocks_for(capability // 10), job(weights.config, 28, 28)
-    tables = network_tables(compile_network(weights), blocks)
+    triton.runtime.driver.set_active(Driver(capability))
+    for module, names in ((windows, ("inputs", "ahead", "steps")), (gated, ("forward_kernel", "backward_kernel"))):
+        for name in names:
+            setattr(module, name, Compiling(getattr(module, name), capability, found))
+    c = config(patch=8, filters=25, mixtures=10, latent=60, maps=12, conditioning="spatial")
+    task, blocks = job(c, 28, 28), blocks_for(capability // 10)
+    layout = network_layout(plan_at(task.network.graph, c.patch, c.patch), blocks)
     for precision in sys.argv[2:]:
-        on_device = DeviceNetwork(weights.config, tables, blocks, precision, torch.device("cpu"))
-        images = Images(on_device, task, np.arange(1), task.z, task.maps, axis(28), axis(28), 0.0)
+        on_device = OnDevice(layout, blocks, precision, torch.device("cpu"))
+        images = Images(on_device, window_job(task, task.canvas()), slice(0, 1))
         images.launch(images.work["top"])
     x, y = torch.zeros(2, 25, 8, 8, requires_grad=True), torch.zeros(2, 50, 8, 8, requires_grad=True)
     for h in (None, torch.zeros(2, 50, 1, 1, requires_grad=True), torch.zeros(2, 50, 8, 8, requires_grad=True)):
@@ -107,4 +105,5 @@ def main() -> None:
 
 
 if __name__ == "__main__":
+    os.environ.pop("TRITON_INTERPRET", None)
     main()

@@ -1,9 +1,17 @@
 // What differs between instruction sets: the arithmetic of one op. One source (kernels_impl.h), compiled once for each.
 #pragma once
 
-#include "op.h"
+#include "tables.h"
 
 namespace spx {
+
+// Windows that run side by side: a row of the arena is one number of each.
+constexpr int LANES = 16;
+
+static inline bool is_gated(const Op& op) { return op.gate == GATE_SIGMOID; }
+static inline int channels_of(const Op& op) { return is_gated(op) ? op.outputs / 2 : op.outputs; }
+static inline int activated_rows(const Op& op) { return (op.form == FORM_PAIRS ? 2 : 1) * channels_of(op); }
+static inline bool has_residual(const Op& op) { return op.residual >= 0 || op.residual_ahead >= 0; }
 
 // Ops to run, and what they run on.
 struct Run {
@@ -17,9 +25,9 @@ struct Run {
   const float* packed;   // weights for wide kernels
   const float* weights;  // and as they came, for narrow ones
   const float* bias;
-  const float* latent;  // [latent_outputs][LANES], U z of each lane; a narrow run reads the first lane
-  float* arena;         // wide: [rows][LANES], 64-byte aligned; narrow: [rows]
-  const float* ahead;   // narrow only: where partial sums are, number r at ahead[r * ahead_stride]
+  const float* code;   // [code_outputs][LANES], U z of each lane; a narrow run reads the first lane
+  float* arena;        // wide: [rows][LANES], 64-byte aligned; narrow: [rows]
+  const float* ahead;  // narrow only: where partial sums are, number r at ahead[r * ahead_stride]
   int ahead_stride;
   float* scratch;    // scratch_size() floats, 64-byte aligned
   const char* next;  // weights that will be read next, and about how many bytes; wide kernels keep them up to date

@@ -45,16 +45,16 @@ void pack(const float* from, int inputs, int outputs, float* to) {
 // Rows of a wide arena.
 inline float* row_of(const Run& run, int32_t row) { return run.arena + static_cast<int64_t>(row) * LANES; }
 
-// What the sum of a wide op starts from: rows, or bias and latent.
+// What the sum of a wide op starts from: rows, or bias and code.
 struct Start {
-  const float* rows;    // [outputs][LANES], or null
-  const float* bias;    // [outputs]
-  const float* latent;  // [outputs][LANES], or null
+  const float* rows;  // [outputs][LANES], or null
+  const float* bias;  // [outputs]
+  const float* code;  // [outputs][LANES], or null
 };
 
 Start start_of(const Run& run, const Op& op) {
   return {op.partial_in < 0 ? nullptr : row_of(run, op.partial_in), run.bias + op.bias,
-          op.latent < 0 ? nullptr : run.latent + static_cast<int64_t>(op.latent) * LANES};
+          op.code < 0 ? nullptr : run.code + static_cast<int64_t>(op.code) * LANES};
 }
 
 // sum[p][first + j] = its start + the taps of ops[p], for COUNT places and the SIZE outputs of a piece that begins at
@@ -65,17 +65,16 @@ void add_taps(const Run& run, const Op* ops, int first, const Start* start, floa
   Vec acc[SIZE][COUNT][REGISTERS];
 #pragma GCC unroll 4
   for (int p = 0; p < COUNT; ++p) {
-    const float *rows = start[p].rows, *bias = start[p].bias + first, *latent = start[p].latent;
+    const float *rows = start[p].rows, *bias = start[p].bias + first, *code = start[p].code;
     if (rows) {
 #pragma GCC unroll 32
       for (int j = 0; j < SIZE; ++j) {
         for (int v = 0; v < REGISTERS; ++v) acc[j][p][v] = load(rows + (first + j) * LANES + v * WIDTH);
       }
-    } else if (latent) {
+    } else if (code) {
 #pragma GCC unroll 32
       for (int j = 0; j < SIZE; ++j) {
-        for (int v = 0; v < REGISTERS; ++v)
-          acc[j][p][v] = all(bias[j]) + load(latent + (first + j) * LANES + v * WIDTH);
+        for (int v = 0; v < REGISTERS; ++v) acc[j][p][v] = all(bias[j]) + load(code + (first + j) * LANES + v * WIDTH);
       }
     } else {
 #pragma GCC unroll 32
@@ -159,27 +158,39 @@ void add_all_taps(const Run& run, const Op* ops, const Start* start, float* cons
 // finished.
 inline int32_t only_sum(const Op& op) {
   if (op.partial_out >= 0) return op.partial_out;
-  return op.act < 0 && !is_gated(op) ? op.raw : -1;
+  return op.activated < 0 && !is_gated(op) && !has_residual(op) ? op.raw : -1;
 }
+
+// A sum after its gate and with its residual. x: null for an op without one.
+inline Vec finished(bool gated, const float* sum, const float* gate, const float* x) {
+  const Vec y = load(sum);
+  if (gated) return x ? fma(y, sigmoid(load(gate)), load(x)) : y * sigmoid(load(gate));
+  return x ? load(x) + y : y;
+}
+
+// The larger of x and 0; NaN stays NaN.
+inline Vec relu(Vec x) { return maximum(all(0.0f), x); }
 
 // The gate, and the result in the forms that are read; in PAIRS concat_elu goes into one row, rounded to bf16.
 template <bool PAIRS = false>
 void finish_wide(const Run& run, const Op& op, const float* sum) {
   const int channels = channels_of(op);
-  const float* x = is_gated(op) ? row_of(run, op.residual >= 0 ? op.residual : op.residual_ahead) : nullptr;
+  const bool gated = is_gated(op), of_relu = op.form == FORM_RELU;
+  const float* x = has_residual(op) ? row_of(run, op.residual >= 0 ? op.residual : op.residual_ahead) : nullptr;
   float* raw = op.raw < 0 ? nullptr : row_of(run, op.raw);
-  float* act = op.act < 0 ? nullptr : row_of(run, op.act);
+  float* activated = op.activated < 0 ? nullptr : row_of(run, op.activated);
   for (int at = 0; at < channels * LANES; at += WIDTH) {
-    Vec y = load(sum + at);
-    if (x) y = fma(y, sigmoid(load(sum + channels * LANES + at)), load(x + at));
+    const Vec y = finished(gated, sum + at, sum + channels * LANES + at, x ? x + at : nullptr);
     if (raw) store(raw + at, y);
-    if (act) {
+    if (activated && of_relu) {
+      store(activated + at, relu(y));
+    } else if (activated) {
       Vec of_y, of_minus_y;
       concat_elu(y, &of_y, &of_minus_y);
       if constexpr (PAIRS) {
-        store_pair(act + at, of_y, of_minus_y);
+        store_pair(activated + at, of_y, of_minus_y);
       } else {
-        float* pair = act + (at / LANES) * 2 * LANES + at % LANES;
+        float* pair = activated + (at / LANES) * 2 * LANES + at % LANES;
         store(pair, of_y);
         store(pair + LANES, of_minus_y);
       }
@@ -274,7 +285,7 @@ void begin_narrow(const Run& run, const Op& op, float* sum) {
   }
   for (int o = 0; o < op.outputs; ++o) {
     sum[o] = run.bias[op.bias + o];
-    if (op.latent >= 0) sum[o] += run.latent[(op.latent + o) * LANES];
+    if (op.code >= 0) sum[o] += run.code[(op.code + o) * LANES];
   }
 }
 
@@ -285,6 +296,7 @@ void finish_narrow(const Run& run, const Op& op, const float* sum, float* x, flo
     return;
   }
   const int channels = channels_of(op);
+  const bool gated = is_gated(op), added = has_residual(op), of_relu = op.form == FORM_RELU;
   if (op.residual >= 0) {
     for (int c = 0; c < channels; ++c) x[c] = run.arena[op.residual + c];
   } else if (op.residual_ahead >= 0) {
@@ -292,10 +304,11 @@ void finish_narrow(const Run& run, const Op& op, const float* sum, float* x, flo
     for (int c = 0; c < channels; ++c) x[c] = ahead[c * run.ahead_stride];
   }
   for (int c = 0; c < channels; c += WIDTH) {
-    Vec result = load(sum + c);
-    if (is_gated(op)) result = fma(result, sigmoid(load(sum + channels + c)), load(x + c));
+    const Vec result = finished(gated, sum + c, sum + channels + c, added ? x + c : nullptr);
     store(y + c, result);
-    if (op.act >= 0) {
+    if (op.activated >= 0 && of_relu) {
+      store(of_y + c, relu(result));
+    } else if (op.activated >= 0) {
       Vec a, b;
       concat_elu(result, &a, &b);
       store(of_y + c, a);
@@ -305,10 +318,12 @@ void finish_narrow(const Run& run, const Op& op, const float* sum, float* x, flo
   if (op.raw >= 0) {
     for (int c = 0; c < channels; ++c) run.arena[op.raw + c] = y[c];
   }
-  if (op.act >= 0) {
+  if (op.activated >= 0 && of_relu) {
+    for (int c = 0; c < channels; ++c) run.arena[op.activated + c] = of_y[c];
+  } else if (op.activated >= 0) {
     for (int c = 0; c < channels; ++c) {
-      run.arena[op.act + 2 * c] = of_y[c];
-      run.arena[op.act + 2 * c + 1] = of_minus_y[c];
+      run.arena[op.activated + 2 * c] = of_y[c];
+      run.arena[op.activated + 2 * c + 1] = of_minus_y[c];
     }
   }
 }

@@ -1,14 +1,14 @@
 #include "cuda/emulation.h"
 
 #include <chrono>
+#include <cmath>
 #include <memory>
 #include <utility>
 
 namespace spx::cuda {
 
-Emulation::Emulation(Tables tables, Options options) : tables_(std::move(tables)), options_(options) {
-  tables_.check();
-  net_ = tables_.network([](const auto& table) { return table.data(); });
+Emulation::Emulation(CudaTables tables, Options options) : tables_(std::move(tables)), options_(options) {
+  net_ = tables_.view([](const auto& table) { return table.data(); });
   if (options_.blocks == 0) options_.blocks = 1;
   if (options_.warps == 0) options_.warps = 1;
   if (options_.windows == 0) options_.windows = 2;
@@ -23,13 +23,15 @@ void Emulation::in_blocks(Work work) const {
     Scratch scratch{};
     std::vector<float> recent, arena;
     Barrier barrier;
-    Memory(size_t recent, size_t arena, int warps) : recent(recent), arena(arena), barrier(warps) {}
+    Memory(size_t recent, size_t arena, float fill, int warps)
+        : recent(recent, fill), arena(arena, fill), barrier(warps) {}
   };
   std::vector<std::unique_ptr<Memory>> memory;
   std::vector<std::thread> threads;
   for (int b = 0; b < options_.blocks; ++b) {
-    memory.push_back(std::make_unique<Memory>(static_cast<size_t>(net_.patch) * net_.channels,
-                                              static_cast<size_t>(net_.words) * options_.windows, options_.warps));
+    memory.push_back(std::make_unique<Memory>(static_cast<size_t>(net_.side) * net_.pixel,
+                                              static_cast<size_t>(net_.words) * options_.windows,
+                                              options_.poison ? NAN : 0.0f, options_.warps));
     Memory& own = *memory.back();
     for (int w = 0; w < options_.warps; ++w) {
       threads.emplace_back([&own, b, w, &work, this] {
@@ -42,15 +44,18 @@ void Emulation::in_blocks(Work work) const {
   for (std::thread& thread : threads) thread.join();
 }
 
-void Emulation::sample(const Job& job, const Report& report) const {
+void Emulation::draw(const Job& job, const Report& report) const {
   Counter next{0};
-  std::vector<Flag> drawn(static_cast<size_t>(job.images) * job.height);
+  std::vector<Flag> drawn(static_cast<size_t>(job.count) * job.height);
   Flag stop{0}, stuck{0};
   std::vector<Counter> pixels(options_.blocks);
   const Shared shared{&next, drawn.data(), &stop, &stuck, pixels.data(), options_.patience};
   std::atomic<bool> over{false};
   int64_t reported = 0;
   const auto tell = [&] {
+    for (int n = 0; n < job.count; ++n) {
+      job.finished[n] = finished_rows(job, n, [&](size_t row) { return acquire(&drawn[row]); });
+    }
     int64_t now = 0;
     for (const Counter& counter : pixels) now += static_cast<int64_t>(counter.load());
     const int64_t before = std::exchange(reported, now);

@@ -8,24 +8,27 @@
 #include <string>
 #include <vector>
 
-#include "cuda/sampler.h"
+#include "cuda/evaluate.h"
+#include "cuda/window.h"
 
 namespace spx::cuda {
 
-// spxcore.plan.passes.Passes, and what else a network is.
-struct Tables {
-  int32_t patch, channels, parameters, place_inputs, words, latents;
-  Precision precision;
-  std::vector<Program> programs;
+// spxcore.lower.passes.Products.
+struct CudaTables {
+  int32_t side = 0;  // m of a window; 0 of a network that is evaluated only
+  int32_t parameters = 0, words = 0, code = 0;
+  Precision precision = Precision::fp32;
+  std::vector<ProgramRow> programs;
+  std::vector<Input> inputs;
   std::vector<int32_t> parts;
-  std::vector<Pass> passes;
-  std::vector<Row> rows;
+  std::vector<Product> products;
+  std::vector<Place> places;
   std::vector<int32_t> kinds;
   std::vector<int32_t> sources;
   std::vector<uint32_t> weights;
   std::vector<float> bias;
   std::vector<Pixel> pixels;
-  std::vector<Conditioning> conditioning;
+  std::vector<Told> told;
   std::vector<int32_t> params;
 
   // Checks every index against what it points into: a kernel that has been given these tables reads and writes nothing
@@ -34,24 +37,36 @@ struct Tables {
 
   // The tables as a kernel takes them, where `copy(vector)` has put each of them.
   template <typename Copy>
-  Network network(Copy copy) const {
-    Network net{};
-    net.patch = patch, net.channels = channels, net.parameters = parameters, net.place_inputs = place_inputs;
-    net.words = words, net.latents = latents;
-    net.programs = copy(programs), net.parts = copy(parts), net.passes = copy(passes), net.rows = copy(rows);
-    net.kinds = copy(kinds), net.sources = copy(sources), net.weights = copy(weights), net.bias = copy(bias);
-    net.pixels = copy(pixels), net.conditioning = copy(conditioning), net.params = copy(params);
+  NetView view(Copy copy) const {
+    NetView net{};
+    net.side = side, net.pixel = pixel_numbers(), net.parameters = parameters;
+    net.words = words, net.code = code;
+    net.programs = copy(programs), net.inputs = copy(inputs), net.parts = copy(parts), net.products = copy(products);
+    net.places = copy(places), net.kinds = copy(kinds), net.sources = copy(sources), net.weights = copy(weights);
+    net.bias = copy(bias), net.pixels = copy(pixels), net.told = copy(told), net.params = copy(params);
     return net;
+  }
+
+  // Numbers of the first input at a place.
+  int32_t pixel_numbers() const { return inputs.empty() ? 0 : inputs[0].channels; }
+  // D, numbers that a window is told at a place; 0 where it is told nothing.
+  int32_t told_numbers() const { return inputs.size() > 1 ? inputs[1].channels : 0; }
+
+  // Bytes of a block's memory before the arenas: Scratch and the row's last pixels.
+  size_t fixed_bytes() const {
+    const size_t recent = sizeof(float) * static_cast<size_t>(side) * static_cast<size_t>(pixel_numbers());
+    return (sizeof(Scratch) + recent + 127) / 128 * 128;
   }
 };
 
 // How a network is run; 0 lets the runner choose.
 struct Options {
-  int device = 0;    // which GPU
-  int blocks = 0;    // of the grid
-  int warps = 0;     // of a block
-  int windows = 0;   // that a block runs ahead of its row's drawing
-  int patience = 0;  // turns that a row waits for the row above before the drawing is given up
+  int device = 0;       // which GPU
+  int blocks = 0;       // of the grid
+  int warps = 0;        // of a block
+  int windows = 0;      // that a block runs ahead of its row's drawing
+  int patience = 0;     // turns that a row waits for the row above before the drawing is given up
+  bool poison = false;  // new arenas hold NaN instead of zeros
 };
 
 // Half a minute or more, where a row waits for microseconds.
@@ -62,13 +77,15 @@ inline void check_stuck(bool stuck) {
   if (stuck) throw std::runtime_error("cuda: a row waited for the row above for too long; this is a mistake in spx");
 }
 
+// Rows of image n (from 0) that are complete from the top. drawn(i): pixels drawn of row i, all images' rows counted.
+template <typename Drawn>
+int64_t finished_rows(const Job& job, size_t n, Drawn drawn) {
+  int64_t rows = job.finished[n];
+  while (rows < job.height && drawn(n * job.height + rows) == job.width) ++rows;
+  return rows;
+}
+
 // Called now and then with the number of pixels drawn since the last call; if it returns false the drawing stops soon.
 using Report = std::function<bool(int64_t)>;
-
-// Bytes of a block's memory before the arenas: Scratch and the row's last pixels.
-inline size_t fixed_bytes(const Tables& tables) {
-  const size_t recent = sizeof(float) * static_cast<size_t>(tables.patch) * static_cast<size_t>(tables.channels);
-  return (sizeof(Scratch) + recent + 127) / 128 * 128;
-}
 
 }  // namespace spx::cuda

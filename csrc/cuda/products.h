@@ -2,7 +2,7 @@
 #pragma once
 
 #include "cuda/spmd.h"
-#include "cuda/tables.h"
+#include "cuda/view.h"
 
 namespace spx::cuda {
 
@@ -11,8 +11,8 @@ struct Windows {
   float* arena;  // [count][stride]
   int stride;    // words
   int count;
-  const float* latent;  // U z [L] of the first window; those of the next are latent_stride further
-  int64_t latent_stride;
+  const float* code;  // U z [L] of the first window; those of the next are code_stride further
+  int64_t code_stride;
 };
 
 // concat_elu (Shang et al. 2016) of y: elu(y) and elu(-y), with one exponential.
@@ -32,33 +32,37 @@ SPX_DEVICE uint32_t split_bf16(float x) {
 
 // The result of number c of a place, in the forms that are read.
 template <Precision P>
-SPX_DEVICE void store_result(float* arena, const Row& row, int c, float y) {
-  if (row.raw >= 0) arena[row.raw + c] = y;
-  if (row.act < 0) return;
+SPX_DEVICE void store_result(float* arena, const Place& place, int c, float y) {
+  if (place.raw >= 0) arena[place.raw + c] = y;
+  if (place.activated < 0) return;
+  if (place.form == FORM_RELU) {
+    arena[place.activated + c] = y < 0.0f ? 0.0f : y;  // a NaN stays one
+    return;
+  }
   float of_y, of_minus_y;
   concat_elu(y, &of_y, &of_minus_y);
   if constexpr (P == Precision::bf16) {
-    arena[row.act + c] = float_of(pack_bf16(of_y, of_minus_y));
+    arena[place.activated + c] = float_of(pack_bf16(of_y, of_minus_y));
   } else {
     const bool round = P == Precision::tf32;
-    arena[row.act + 2 * c] = round ? float_of(to_tf32(of_y)) : of_y;
-    arena[row.act + 2 * c + 1] = round ? float_of(to_tf32(of_minus_y)) : of_minus_y;
+    arena[place.activated + 2 * c] = round ? float_of(to_tf32(of_y)) : of_y;
+    arena[place.activated + 2 * c + 1] = round ? float_of(to_tf32(of_minus_y)) : of_minus_y;
   }
 }
 
-// What a tile of a pass stands on: rows first_row ... of places x windows, columns first_column ... of the outputs.
+// What a tile of a product stands on: rows first_row ... of places x windows, columns first_column ... of the outputs.
 struct Tile {
   int first_row, first_column;
 };
 
-// The window and the place of a row of a pass; rows of a window stand together.
-struct RowOf {
+// The window and the place of a row of a product; rows of a window stand together.
+struct TileRow {
   int window, place;
   bool there;
 };
-SPX_DEVICE RowOf row_of(const Pass& pass, const Windows& windows, int row) {
-  const int window = row / pass.rows;
-  return {window, row - window * pass.rows, window < windows.count};
+SPX_DEVICE TileRow tile_row(const Product& product, const Windows& windows, int row) {
+  const int window = row / product.places;
+  return {window, row - window * product.places, window < windows.count};
 }
 
 // One chunk of a tile's inputs: where they are, and in the tensor cores' precisions their weights.
@@ -73,37 +77,37 @@ struct Inputs {
 // 8 of each, as the tensor cores do. DEPTH chunks are being loaded while one is multiplied: the cache is hundreds of
 // cycles away.
 template <Precision P, int MT, int NT, int DEPTH>
-SPX_DEVICE void tile(const Block& block, const Network& net, const Pass& pass, const Windows& windows, Tile at) {
-  const int tiles = (pass.columns + TILE_COLUMNS - 1) / TILE_COLUMNS, first_tile = at.first_column / TILE_COLUMNS;
+SPX_DEVICE void tile(const Block& block, const NetView& net, const Product& product, const Windows& windows, Tile at) {
+  const int tiles = (product.columns + TILE_COLUMNS - 1) / TILE_COLUMNS, first_tile = at.first_column / TILE_COLUMNS;
   block.converge();
 
   int32_t place[2 * MT][LOCAL_LANES], offset[2 * MT][LOCAL_LANES];  // of the rows; place -1: there is none
   for (int l = 0; l < LOCAL_LANES; ++l) {
     SPX_UNROLL for (int i = 0; i < 2 * MT; ++i) {
-      const RowOf r = row_of(pass, windows, at.first_row + 8 * i + block.lane(l) / 4);
+      const TileRow r = tile_row(product, windows, at.first_row + 8 * i + block.lane(l) / 4);
       place[i][l] = r.there ? r.place : -1;
       offset[i][l] = r.there ? r.window * windows.stride : 0;
     }
   }
   const auto load = [&](int q, Inputs<MT, NT>& to) {
-    to.kind = load_index(net.kinds + pass.kinds + q);
+    to.kind = load_index(net.kinds + product.kinds + q);
     for (int l = 0; l < LOCAL_LANES; ++l) {
       SPX_UNROLL for (int i = 0; i < 2 * MT; ++i) {
-        const int32_t* sources = net.sources + pass.sources + q * pass.rows;
+        const int32_t* sources = net.sources + product.sources + q * product.places;
         to.source[i][l] = place[i][l] < 0 ? -1 : load_index(sources + place[i][l]);
       }
       if constexpr (P != Precision::fp32) {
         SPX_UNROLL for (int j = 0; j < NT; ++j) {
           const int number = first_tile + j < tiles ? first_tile + j : tiles - 1;
           to.weights[j][l] =
-              load_four(net.weights + pass.weights + (q * tiles + number) * TILE_WORDS + 4 * block.lane(l));
+              load_four(net.weights + product.weights + (q * tiles + number) * TILE_WORDS + 4 * block.lane(l));
         }
       }
     }
   };
   Inputs<MT, NT> inputs[DEPTH];
   SPX_UNROLL for (int d = 0; d < DEPTH; ++d) {
-    if (d < pass.chunks) load(d, inputs[d]);
+    if (d < product.chunks) load(d, inputs[d]);
   }
 
   // What the sums start from.
@@ -112,19 +116,18 @@ SPX_DEVICE void tile(const Block& block, const Network& net, const Pass& pass, c
     const int t = block.lane(l) % 4;
     SPX_UNROLL for (int i = 0; i < 2 * MT; ++i) {
       const bool there = place[i][l] >= 0;
-      const Row& row = net.rows[pass.row + (there ? place[i][l] : 0)];
+      const Place& row = net.places[product.place + (there ? place[i][l] : 0)];
       const float* arena = windows.arena + offset[i][l];
-      const float* latent =
-          windows.latent + (offset[i][l] > 0 ? offset[i][l] / windows.stride * windows.latent_stride : 0);
+      const float* code = windows.code + (offset[i][l] > 0 ? offset[i][l] / windows.stride * windows.code_stride : 0);
       SPX_UNROLL for (int j = 0; j < 2 * NT; ++j) {
         const int column = at.first_column + TILE_COLUMNS * (j / 2) + 2 * t + j % 2;
         float start = 0.0f;
-        if (there && column < pass.columns) {
+        if (there && column < product.columns) {
           if (row.partial_in >= 0) {
             start = arena[row.partial_in + column];
           } else {
             start = net.bias[row.bias + column];
-            if (row.latent >= 0) start += latent[row.latent + column];
+            if (row.code >= 0) start += code[row.code + column];
           }
         }
         acc[i / 2][j / 2][i % 2 * 2 + j % 2][l] = start;
@@ -133,15 +136,15 @@ SPX_DEVICE void tile(const Block& block, const Network& net, const Pass& pass, c
   }
 
   // The sum over the inputs.
-  for (int begin = 0; begin < pass.chunks; begin += DEPTH) {
+  for (int begin = 0; begin < product.chunks; begin += DEPTH) {
     SPX_UNROLL for (int d = 0; d < DEPTH; ++d) {
       const int q = begin + d;
-      if (q < pass.chunks) {
+      if (q < product.chunks) {
         const Inputs<MT, NT>& now = inputs[d];
         const int words = now.kind & ~RAW;
         const bool raw = now.kind & RAW;
         if constexpr (P == Precision::fp32) {
-          const uint32_t* weights = net.weights + pass.weights + q * tiles * TILE_WORDS;
+          const uint32_t* weights = net.weights + product.weights + q * tiles * TILE_WORDS;
           for (int l = 0; l < LOCAL_LANES; ++l) {
             for (int k = 0; k < words; ++k) {
               float x[2 * MT];
@@ -190,55 +193,60 @@ SPX_DEVICE void tile(const Block& block, const Network& net, const Pass& pass, c
             }
           }
         }
-        if (q + DEPTH < pass.chunks) load(q + DEPTH, inputs[d]);
+        if (q + DEPTH < product.chunks) load(q + DEPTH, inputs[d]);
       }
     }
   }
 
-  // The gate, and the result in the forms that are read.
+  // The gate, the residual, and the result in the forms that are read.
   for (int l = 0; l < LOCAL_LANES; ++l) {
     const int t = block.lane(l) % 4;
     SPX_UNROLL for (int i = 0; i < 2 * MT; ++i) {
       if (place[i][l] < 0) continue;
-      const Row& row = net.rows[pass.row + place[i][l]];
+      const Place& row = net.places[product.place + place[i][l]];
       float* arena = windows.arena + offset[i][l];
       SPX_UNROLL for (int j = 0; j < NT; ++j) {
         const int column = at.first_column + TILE_COLUMNS * j + 2 * t;
         const float first = acc[i / 2][j][i % 2 * 2][l], second = acc[i / 2][j][i % 2 * 2 + 1][l];
-        if (column >= pass.columns) continue;
-        const bool both = column + 1 < pass.columns;
+        if (column >= product.columns) continue;
+        const bool both = column + 1 < product.columns;
         if (row.partial_out >= 0) {
           arena[row.partial_out + column] = first;
           if (both) arena[row.partial_out + column + 1] = second;
-        } else if (pass.gated) {
+          continue;
+        }
+        if (product.gate == GATE_SIGMOID) {
           const int c = column / 2;
-          store_result<P>(arena, row, c, fmaf(first, sigmoid(second), arena[row.residual + c]));
+          const float y =
+              row.residual < 0 ? first * sigmoid(second) : fmaf(first, sigmoid(second), arena[row.residual + c]);
+          store_result<P>(arena, row, c, y);
         } else {
-          store_result<P>(arena, row, column, first);
-          if (both) store_result<P>(arena, row, column + 1, second);
+          const bool add = row.residual >= 0;
+          store_result<P>(arena, row, column, add ? first + arena[row.residual + column] : first);
+          if (both) store_result<P>(arena, row, column + 1, add ? second + arena[row.residual + column + 1] : second);
         }
       }
     }
   }
 }
 
-// All passes of a part. Before it is called, and before its results are read, the block has to meet at its barrier: the
-// first pass of a part begins with one. The network and the windows are copied into registers: no store can change
-// them.
+// Runs all products of a part. The caller must sync the block before reading results; the first product syncs by
+// itself. The network and the windows are copied into registers: no store can change them.
 template <Precision P>
-SPX_DEVICE_CALL void run_part(const Block& block, const Network& network, int part, const Windows& given) {
-  const Network net = network;
+SPX_DEVICE_CALL void run_part(const Block& block, const NetView& network, int part, const Windows& given) {
+  const NetView net = network;
   const Windows windows = given;
   const int warps = block.warps();
-  int turn = 0;  // the warp that takes the next tile, so that small passes go to different warps
-  const int end = net.parts[part + 1];
-  Pass next = net.passes[net.parts[part]];
-  for (int number = net.parts[part]; number < end; ++number) {
-    const Pass pass = next;
-    if (number + 1 < end) next = net.passes[number + 1];
-    if (pass.sync) block.sync(), turn = 0;
-    const int rows = pass.rows * windows.count;
-    const int across = (pass.columns + TILE_COLUMNS - 1) / TILE_COLUMNS, down = (rows + TILE_ROWS - 1) / TILE_ROWS;
+  int turn = 0;  // the warp that takes the next tile, so that small products go to different warps
+  const int begin = net.parts[part], end = net.parts[part + 1];
+  if (begin == end) return;
+  Product next = net.products[begin];
+  for (int number = begin; number < end; ++number) {
+    const Product product = next;
+    if (number + 1 < end) next = net.products[number + 1];
+    if (product.sync) block.sync(), turn = 0;
+    const int rows = product.places * windows.count;
+    const int across = (product.columns + TILE_COLUMNS - 1) / TILE_COLUMNS, down = (rows + TILE_ROWS - 1) / TILE_ROWS;
     const int pairs_across = (across + 1) / 2, pairs_down = (down + 1) / 2;
     // Two by two tiles read their inputs and weights half as often, if there are enough of them for all warps.
     const bool large = pairs_across * pairs_down >= warps;
@@ -247,10 +255,10 @@ SPX_DEVICE_CALL void run_part(const Block& block, const Network& network, int pa
     for (mine += mine < 0 ? warps : 0; mine < tiles; mine += warps) {
       if (large) {
         const int i = mine / pairs_across, j = mine - i * pairs_across;
-        tile<P, 2, 2, 2>(block, net, pass, windows, {2 * TILE_ROWS * i, 2 * TILE_COLUMNS * j});
+        tile<P, 2, 2, 2>(block, net, product, windows, {2 * TILE_ROWS * i, 2 * TILE_COLUMNS * j});
       } else {
         const int i = mine / across, j = mine - i * across;
-        tile<P, 1, 1, 4>(block, net, pass, windows, {TILE_ROWS * i, TILE_COLUMNS * j});
+        tile<P, 1, 1, 4>(block, net, product, windows, {TILE_ROWS * i, TILE_COLUMNS * j});
       }
     }
     turn = (turn + tiles) % warps;

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from spxcore import SpxError, __version__
 
-from .api import Model, load
+from .api import Model, Sampler, Score, load
+from .request import Request
 
-__all__ = ["Model", "SpxError", "__version__", "load"]
+__all__ = ["Model", "Request", "Sampler", "Score", "SpxError", "__version__", "load"]

@@ -1,205 +1,186 @@
-"""The Python interface: load a checkpoint, draw samples, reconstruct images."""
+"""The Python interface: load a checkpoint, draw samples, reconstruct, complete and score images."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import math
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from spxcore import native
-from spxcore.engines import Engine, Job
-from spxcore.errors import require
-from spxcore.sampler import draw_job
+from spxcore import engines
+from spxcore.canvas import Given
+from spxcore.draw import draw, score
+from spxcore.drawing import Drawing
+from spxcore.engines import Engine, Report
+from spxcore.heads import Sampling
 
-from .checkpoints import Checkpoint, read_checkpoint
-from .image_networks import ImageNetworks
+from .checkpoints import read_checkpoint
+from .models.model import Checkpoint
+from .request import Request, check_images
 
 if TYPE_CHECKING:
-    import torch
-
-    from .model import SpatialPixelCNN
+    from torch import nn
 
 
-class Model:
-    """A trained Spatial PixelCNN, ready to draw.
+class Score(NamedTuple):
+    """What images cost under a model.
 
-    What an image is conditioned on (codes, feature maps) is the same to the bit for every engine: it is computed by the image-level
-    plans where the native module is there, and by torch where it is not. Only torch engines and evaluation import torch.
-
-    Args:
-        model: a checkpoint, or the torch model, which `Model` does not change.
+    Attributes:
+        bits: float64 [N], bits per dimension of each image, its code's included.
+        pixel_bits: float32 [N, H, W], bits per dimension at each pixel, without the code's.
+        code_bits: float64 [N], the code's share of `bits`.
     """
 
-    def __init__(self, model: Checkpoint | SpatialPixelCNN):
+    bits: np.ndarray
+    pixel_bits: np.ndarray
+    code_bits: np.ndarray
+
+
+class Sampler:
+    """A trained model, ready to draw.
+
+    What an image is conditioned on (codes, feature maps) is the same to the bit for every engine: `spxcore.engines.evaluate` computes
+    it. Only torch engines, scores and training import torch.
+
+    Args:
+        model: a checkpoint, or a torch model that can make one, which `Sampler` does not change.
+
+    Options of all methods that draw:
+        temperature: factor on the pixels' spread; > 0 (1).
+        mode: MAP sampling: the mean of the drawn mixture component, without noise (False).
+        engine: "auto", "reference", "torch", "cpp", "triton", "cuda", or an engine object ("auto").
+        progress: called with the number of pixels drawn since the last call.
+        out: uint8 [N, H, W, C] to draw into.
+    """
+
+    def __init__(self, model: Checkpoint | nn.Module):
         if isinstance(model, Checkpoint):
-            self._checkpoint = model
+            self.checkpoint = model
         else:
             self.module = model.eval()
-            self._checkpoint = Checkpoint.of(model)
-        self.config, self.prior = self._checkpoint.config.network, self._checkpoint.prior
-        self.weights = self._checkpoint.weights
-        self._images = ImageNetworks(self._checkpoint) if native.have_native() else None
+            self.checkpoint = model.checkpoint()
+        self.family, self.config = self.checkpoint.model, self.checkpoint.config
+        self.head, self.schedule = self.family.head(self.config), self.family.schedule(self.config)
+
+    @classmethod
+    def load(cls, name_or_path: str | Path = "mnist-8x8") -> Sampler:
+        """Load a checkpoint: one that is shipped, a folder, or a Hugging Face hub name.
+
+        Raises:
+            SpxError: if it cannot be found or is damaged.
+        """
+        return cls(read_checkpoint(name_or_path))
 
     @cached_property
-    def module(self) -> SpatialPixelCNN:
+    def module(self) -> nn.Module:
         """The torch model."""
-        return self._checkpoint.module()
-
-    @property
-    def patch(self) -> int:
-        """Side m of the patch, and the smallest size that can be drawn."""
-        return self.config.patch
+        return self.checkpoint.module()
 
     def sample(
-        self,
-        height: int = 28,
-        width: int | None = None,
-        n: int = 1,
-        seed: int = 0,
-        *,
-        digit: int | None = None,
-        temperature: float = 1.0,
-        map: bool = False,
-        engine: str | Engine = "auto",
-        progress: Callable[[int], None] | None = None,
-        out: np.ndarray | None = None,
-    ) -> np.ndarray:
+        self, height: int | None = None, width: int | None = None, n: int = 1, seed: int = 0, digit: int | None = None, **options
+    ) -> np.ndarray:  # fmt: skip
         """Draw new images.
 
-        Image i of a seed is the same whatever n, the engine or the batch; its code z is drawn from the prior with the same seed,
-        so that one seed gives one digit at every size.
+        Image i of a seed is the same whatever n, the engine or the batch; its code is drawn from the prior with the same seed, so
+        that one seed gives one digit at every size.
 
         Args:
-            height, width: H, W in pixels, at least the patch size; width defaults to height.
+            height, width: H, W in pixels, at least the window's side; default the data's own; width defaults to height.
             n: number of images.
             seed: 0 <= seed < 2^64.
-            digit: class to draw codes from; None for any. Needs a checkpoint with a mixture prior.
-            temperature: factor on the scales of the logistics; > 0.
-            map: MAP sampling: the mean of the drawn mixture component.
-            engine: "auto", "reference", "torch", "cpp", "triton", "cuda", or an engine object.
-            progress: called with the number of pixels drawn since the last call.
-            out: uint8 [n, H, W, C] to draw into.
+            digit: class to draw; None for any. Needs a checkpoint that knows classes.
+            options: see the class.
 
         Returns:
             uint8 [n, H, W, C].
 
         Raises:
-            SpxError: for an argument out of range.
+            SpxError: for an argument out of range, or one that this model does not understand.
         """
-        require(n >= 1, "n", "at least 1", n)
-        require(0 <= seed < 1 << 64, "seed", "0 to 2^64 - 1", seed)
-        z = None
-        if self.config.latent:
-            z = self.prior.sample(seed, np.arange(n), digit)
-        else:
-            require(digit is None, "digit", "none for a checkpoint without latent code", digit)
-        options = dict(temperature=temperature, map=map, engine=engine, progress=progress, out=out)
-        return self.draw(height, width, z, seed, n=n, **options)
+        return self._drawn(options, height, width, n=n, seed=seed, label=digit)
 
     def reconstruct(
-        self,
-        images: np.ndarray,
-        height: int = 28,
-        width: int | None = None,
-        seed: int = 0,
-        *,
-        refine: int = 0,
-        temperature: float = 1.0,
-        map: bool = False,
-        engine: str | Engine = "auto",
-        progress: Callable[[int], None] | None = None,
-        out: np.ndarray | None = None,
-    ) -> np.ndarray:
-        """Draw given images anew, at any size, from the mean of their codes (paper, section 5.3).
+        self, images: np.ndarray, height: int | None = None, width: int | None = None, seed: int = 0, refine: int = 0, **options
+    ) -> np.ndarray:  # fmt: skip
+        """Draw given images anew, at any size, from their codes (Akoury & Nguyen 2017, section 5.3).
 
         Args:
             images: uint8 [N, H', W', C] of any size; light strokes on dark, as the training data.
-            refine: gradient steps on each code, which bring it nearer to its image (`spx.inference.refine`); they need torch.
-            height, width, seed, temperature, map, engine, progress, out: as of `sample`.
+            height, width, seed: as of `sample`.
+            refine: gradient steps that bring each code nearer to its image; they need torch.
+            options: see the class.
 
         Returns:
             uint8 [N, H, W, C].
         """
-        options = dict(temperature=temperature, map=map, engine=engine, progress=progress, out=out)
-        return self.draw(height, width, self.encode(images, refine), seed, **options)
+        check_images(images, self.head.channels)
+        return self._drawn(options, height, width, seed=seed, source=images, refine=refine)
 
-    def draw(
-        self,
-        height: int,
-        width: int | None,
-        z: np.ndarray | None,
-        seed: int = 0,
-        *,
-        n: int | None = None,
-        engine: str | Engine = "auto",
-        progress: Callable[[int], None] | None = None,
-        out: np.ndarray | None = None,
-        **options,
-    ) -> np.ndarray:
-        """Draw images of given codes z [N, latent] (None and `n` without latent); the other arguments as of `sample`.
+    def complete(
+        self, images: np.ndarray, mask: np.ndarray, n: int | None = None, seed: int = 0, digit: int | None = None, **options
+    ) -> np.ndarray:  # fmt: skip
+        """Draw what is missing in images; the given pixels are kept.
+
+        Args:
+            images: uint8 [N or 1, H, W, C]; what stands where nothing is given does not count.
+            mask: bool [H, W] or [N, H, W], true where a pixel is given.
+            n: number of completions of a single image; None for one of each.
+            seed: as of `sample`.
+            digit: class to draw; None: what the given pixels look like.
+            options: see the class.
 
         Returns:
             uint8 [N, H, W, C].
         """
-        job = self.job(height, width, z, seed, n=n, **options)
-        return draw_job(self.weights, job, engine, progress, out)
+        check_images(images, self.head.channels)
+        given = Given(images, np.asarray(mask, bool))
+        return self._drawn(options, *images.shape[1:3], n=n, seed=seed, label=digit, given=given)
+
+    def score(self, images: np.ndarray, seed: int = 0, engine: str | Engine = "auto") -> Score:
+        """Bits per dimension of images under the model; with a code, those of the code included (an upper bound).
+
+        Args:
+            images: uint8 [N, H, W, C].
+            seed: of the codes' noise.
+            engine: as of the class.
+        """
+        check_images(images, self.head.channels)
+        code, nats = self.family.paid_codes(self.checkpoint, images, engines.evaluate, seed)
+        drawing = self.drawing(Request(*images.shape[1:3], n=len(images), code=code))
+        rounds = self.family.split(self.config, images, np.ones(images.shape[1:3], bool))
+        found = score(drawing, {name: given.pixels for name, given in rounds.items()}, engine)
+        per_bit, dimensions = -1 / math.log(2), images[0].size
+        code_bits = nats / math.log(2) / dimensions
+        total = sum(part.sum(axis=(1, 2), dtype=np.float64) for part in found.values())
+        pixels = sum(part for part in found.values() if part.shape[1:] == images.shape[1:3])
+        return Score(per_bit * total / dimensions + code_bits, per_bit * pixels / images.shape[3], code_bits)
 
     def encode(self, images: np.ndarray, refine: int = 0) -> np.ndarray:
-        """Mean of the code of each image: uint8 [N, H, W, C] -> float32 [N, latent]. `refine`: as of `reconstruct`."""
-        require(self.config.latent > 0, "reconstruct", "a checkpoint with a latent code", "one without")
-        good = (
-            images.ndim == 4
-            and images.dtype == np.uint8
-            and images.shape[3] == self.config.channels
-            and images.size > 0
-        )
-        expected = f"uint8 [N, H, W, {self.config.channels}]"
-        require(good, "images", expected, f"{images.dtype} {list(images.shape)}")
-        require(refine >= 0, "refine", "0 steps or more", refine)
-        if self._images and not refine:
-            return self._images.encode(images)
-        return self.posterior(images, refine)[0].numpy()
+        """The code of each image, by which `reconstruct` draws: uint8 [N, H, W, C] -> float32 [N, Z]."""
+        Request(1, source=images, refine=refine).check(self.family.offers(self.config), self.head.channels)
+        return self.family.codes(self.checkpoint, images, engines.evaluate, refine)
 
-    def posterior(self, images: np.ndarray, refine: int = 0) -> tuple[torch.Tensor, torch.Tensor]:
-        """Mean and log-variance of q(z | x) of uint8 [N, H, W, C], each [N, latent]. `refine`: as of `reconstruct`."""
-        import torch
+    def drawing(self, request: Request) -> Drawing:
+        """What `spxcore.draw` draws for a request."""
+        request.check(self.family.offers(self.config), self.head.channels)
+        self.schedule.check_size(request.height, request.width)
+        return self.family.drawing(self.checkpoint, request, engines.evaluate)
 
-        from . import inference
+    def draw(
+        self, request: Request, engine: str | Engine = "auto", progress: Report | None = None, out: np.ndarray | None = None
+    ) -> np.ndarray:  # fmt: skip
+        """Draw a request's images, uint8 [N, H, W, C]; the other arguments as of the class."""
+        return draw(self.drawing(request), engine, out, progress)
 
-        vae, images = (
-            self.module.vae,
-            torch.from_numpy(np.array(images.transpose(0, 3, 1, 2))),
-        )  # a copy: files are read-only
-        mean, log_variance = inference.encode(vae, images)
-        prior = self.prior.distribution()
-        return inference.refine(vae, prior, self.patch, images, mean, log_variance, refine), log_variance
-
-    def feature_maps(self, z: np.ndarray | None) -> np.ndarray | None:
-        """Feature maps of codes, float32 [N, latent] -> [N, M, h, w]; None with the paper's conditioning."""
-        if z is None or self.config.conditioning != "spatial":
-            return None
-        if self._images:
-            return self._images.maps(np.ascontiguousarray(z, np.float32))
-        import torch
-
-        with torch.no_grad():
-            return self.module.image_maps(torch.from_numpy(z)).numpy()
-
-    def job(
-        self, height: int, width: int | None, z: np.ndarray | None, seed: int = 0, *, n: int | None = None, **options
-    ) -> Job:
-        """The `spxcore` job of drawing images 0, 1, 2 ... with codes z [N, latent]; options: temperature, map."""
-        numbers = np.arange(n if z is None else len(z))
-        return Job(height, height if width is None else width, seed, numbers, z, self.feature_maps(z), **options)
+    def _drawn(self, options: dict, height: int | None, width: int | None, **what) -> np.ndarray:
+        sampling = Sampling(**{name: options.pop(name) for name in ("temperature", "mode") if name in options})
+        height = self.family.size(self.config) if height is None else height
+        return self.draw(Request(height, width, sampling=sampling, **what), **options)
 
 
-def load(name_or_path: str | Path = "mnist-8x8") -> Model:
-    """Load a checkpoint: one that is shipped, a folder, or a Hugging Face hub name.
+# Its name of old.
+Model = Sampler
 
-    Raises:
-        SpxError: if it cannot be found or is damaged.
-    """
-    return Model(read_checkpoint(name_or_path))
+load = Sampler.load

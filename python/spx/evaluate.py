@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import math
 import time
 from collections.abc import Callable
@@ -11,24 +10,24 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 
-from spxcore.coords import axis, scale
+from spxcore import engines
 from spxcore.engines import Engine
+from spxcore.engines.torch_feeds import told_places
 from spxcore.errors import require
-from spxcore.likelihood import log_prob
-from spxcore.network import place_inputs
+from spxcore.feeds import axis, scale
+from spxcore.heads.log_prob import logistics_log_prob
 
-from .api import Model
+from .api import Sampler
 from .data import Images
 from .lenet import LeNet
 from .metrics import components, contour_length, ms_ssim_pairs
-from .patches import full_image, to_unit
-from .vae import kl_to_standard_normal, reparameterise
+from .models.parts.gaussian import reparameterise
+from .models.spatial import codes, drawing
+from .models.spatial.patches import full_image
+from .models.spatial.vae import to_unit
 
 # Sizes above this one are drawn in smaller numbers; the paper's counts are for 28 and 56.
 LARGE = 56
-# Images that the VAE sees at once.
-_CHUNK = 250
-
 # Told of each part of an evaluation: its name, its share done (0 to 1).
 Progress = Callable[[str, float], None]
 
@@ -41,7 +40,7 @@ class Likelihood:
         patch: mean over all patch positions of all images, given a code drawn from q(z | x).
         kl: KL(q(z | x) || p(z)) spread over the image's pixels; 0 without latent.
         patch_error, standard_error: of `patch` and of `patch` + `kl`, over images; None for a single one.
-        map: [H, W] bits of each pixel, the mean over the windows that cover it.
+        pixel_bits: [H, W] bits of each pixel, the mean over the windows that cover it.
         images: number of images.
     """
 
@@ -49,7 +48,7 @@ class Likelihood:
     kl: float
     patch_error: float | None
     standard_error: float | None
-    map: np.ndarray
+    pixel_bits: np.ndarray
     images: int
 
     @property
@@ -58,18 +57,17 @@ class Likelihood:
         return self.patch + self.kl
 
 
-def kl_nats(model: Model, mean: torch.Tensor, log_variance: torch.Tensor, z: torch.Tensor) -> np.ndarray:
-    """KL(q(z | x) || p(z)) of each image, in nats: in closed form for N(0, I), by the one drawn z for a mixture. [B]."""
-    prior = model.prior
-    if prior.kind == "normal":
-        return kl_to_standard_normal(mean, log_variance).double().numpy()
-    q = torch.distributions.Normal(mean.double(), (0.5 * log_variance).exp().double()).log_prob(z.double()).sum(dim=1)
-    return q.numpy() - prior.log_density(z.numpy())
+def posterior(model: Sampler, images: np.ndarray, refine: int = 0) -> tuple[torch.Tensor, torch.Tensor]:
+    """Mean and log-variance of q(z | x) of uint8 [N, H, W, C], each [N, latent]; the mean after so many gradient steps."""
+    x = torch.from_numpy(np.array(images.transpose(0, 3, 1, 2)))  # a copy: files are read-only
+    vae, prior, patch = model.module.vae, drawing.prior_of(model.checkpoint).distribution(), model.config.network.patch
+    mean, log_variance = codes.encode(vae, x)
+    return codes.refine(vae, prior, patch, x, mean, log_variance, refine), log_variance
 
 
 @torch.no_grad()
 def likelihood(
-    model: Model,
+    model: Sampler,
     images: np.ndarray,
     seed: int = 0,
     engine: Engine | None = None,
@@ -82,11 +80,12 @@ def likelihood(
         model: the model.
         images: uint8 [N, C, H, W], of the size the model was trained at.
         seed: of the codes' noise.
-        engine: runs the network if it has `whole_windows` (cpp); otherwise, and for None, torch does, in fp32, on a GPU if there is one.
+        engine: runs the network; None: torch, in fp32, on a GPU if there is one.
         progress: see `Progress`.
-        refine: gradient steps on the mean of each image's q(z | x), see `spx.inference.refine`; 0 for the encoder's.
+        refine: gradient steps on the mean of each image's q(z | x), see `codes.refine`; 0 for the encoder's.
     """
-    config, m = model.config, model.patch
+    config, network = model.config.network, model.checkpoint.networks["network"]
+    m, engine = config.patch, engine or engines.get("torch")
     n, channels, height, width = images.shape
     require(
         channels == config.channels and min(height, width) >= m, "images", f"{config.channels} channels", images.shape
@@ -94,23 +93,28 @@ def likelihood(
     r0, c0 = (o.ravel() for o in np.meshgrid(np.arange(height - m + 1), np.arange(width - m + 1), indexing="ij"))
     y, x = (torch.from_numpy(axis(size)) for size in (height, width))
     rows, columns = (y[r0][None], y[r0 + m - 1][None]), (x[c0][None], x[c0 + m - 1][None])
-    scales = torch.full((1, len(r0)), scale(height, width, config.sizes))
-    params = _whole_windows(model, engine)
+    spatial = config.conditioning == "spatial"
+    extra = torch.full((1, len(r0), int(spatial)), scale(height, width, config.sizes))
     z, maps, kl = None, None, np.zeros(n)
     if config.latent:
-        encoded = model.posterior(images.transpose(0, 2, 3, 1), refine)
+        encoded = posterior(model, images.transpose(0, 2, 3, 1), refine)
         z = reparameterise(*encoded, torch.Generator().manual_seed(seed))
-        kl = kl_nats(model, *encoded, z) / math.log(2) / (channels * height * width)
+        prior = drawing.prior_of(model.checkpoint)
+        kl = codes.kl_nats(prior, *encoded, z) / math.log(2) / (channels * height * width)
     bits, sums, counts = [], np.zeros((height, width)), np.zeros((height, width))
     for index in range(n):
-        image = to_unit(torch.from_numpy(np.array(images[index])))
-        windows = image.unfold(1, m, 1).unfold(2, m, 1).permute(1, 2, 0, 3, 4).flatten(0, 1)
-        if z is not None and index % _CHUNK == 0:
-            maps = model.module.image_maps(z[index : index + _CHUNK])
-        own_maps = None if maps is None else maps[index % _CHUNK][None]
-        codes = None if z is None else z[index].expand(len(r0), -1)
-        places = place_inputs(config, rows, columns, scales, own_maps)
-        nats = -log_prob(params(windows, places, codes), windows)
+        levels = torch.from_numpy(np.array(images[index]))
+        windows = to_unit(levels).unfold(1, m, 1).unfold(2, m, 1).permute(1, 2, 0, 3, 4).flatten(0, 1)
+        inputs = {"x": _flat(windows)}
+        if spatial and index % codes.VAE_BATCH == 0:
+            maps = model.module.image_maps(z[index : index + codes.VAE_BATCH])
+        if config.place_inputs:
+            own_maps = None if maps is None else maps[index % codes.VAE_BATCH][None]
+            told = told_places(config.resolutions(), rows, columns, extra, own_maps)
+            inputs |= {f"places.{k}": _flat(places) for k, places in enumerate(told)}
+        code = None if z is None else z[index].expand(len(r0), -1).numpy()
+        params = torch.from_numpy(engine.evaluate(network, m, m, inputs, code)).transpose(1, 2)
+        nats = -logistics_log_prob(params.unflatten(2, (m, m)), windows)
         pixel_bits = nats.numpy() / math.log(2) / channels  # [windows, m, m]
         bits.append(float(pixel_bits.mean(dtype=np.float64)))
         for window, r, c in zip(pixel_bits, r0, c0, strict=True):
@@ -123,32 +127,9 @@ def likelihood(
     return Likelihood(float(bits.mean()), float(kl.mean()), *errors, sums / counts, n)
 
 
-def _whole_windows(model: Model, engine: Engine | None) -> Callable[..., torch.Tensor]:
-    """What computes the network's output for whole windows, on the CPU.
-
-    It takes windows [B, C, m, m], places and z as `PixelCNN.forward` does and gives [B, P, m, m]. The engine if it can; otherwise torch,
-    on a GPU if there is one.
-    """
-    if not hasattr(engine, "whole_windows"):
-        device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-        network = model.module.network
-        network = network if device.type == "cpu" else copy.deepcopy(network).to(device)
-
-        def there(t: torch.Tensor | None) -> torch.Tensor | None:
-            return None if t is None else t.to(device)
-
-        return lambda windows, places, z: network(there(windows), [there(p) for p in places], there(z)).cpu()
-
-    def flat(t: torch.Tensor) -> np.ndarray:  # [B, channels, side, side] -> [B, places, channels]
-        return np.ascontiguousarray(t.flatten(2).transpose(1, 2).numpy())
-
-    def native(windows, places, z):
-        conditioning = [flat(p) for p in places if p is not None]
-        codes = None if z is None else np.ascontiguousarray(z.numpy())
-        params = engine.whole_windows(model.weights, flat(windows), conditioning, codes)
-        return torch.from_numpy(params).transpose(1, 2).unflatten(2, windows.shape[2:])
-
-    return native
+def _flat(maps: torch.Tensor) -> np.ndarray:
+    """[B, C, H, W] -> [B, places, C], as engines take it."""
+    return maps.flatten(2).transpose(1, 2).contiguous().numpy()
 
 
 def judged(lenet: LeNet, images: np.ndarray, labels: np.ndarray | None = None) -> dict[str, float]:
@@ -207,7 +188,7 @@ def nearest(points: np.ndarray, among: np.ndarray) -> np.ndarray:
     return torch.cat(chunks).clamp_min(0).sqrt().numpy()
 
 
-def memorisation(model: Model, drawn: np.ndarray, test: Images, train: Images, seed: int = 0) -> dict[str, dict]:
+def memorisation(model: Sampler, drawn: np.ndarray, test: Images, train: Images, seed: int = 0) -> dict[str, dict]:
     """Whether samples are copies: their distances to the nearest training image, beside those of as many test images.
 
     A model that has memorised draws nearer to the training set than new real images lie. The same for the codes: draws of the
@@ -239,10 +220,11 @@ def memorisation(model: Model, drawn: np.ndarray, test: Images, train: Images, s
     count = min(len(drawn), len(test))
     real, known = (images.transpose(0, 2, 3, 1) for images in (test.images[:count], train.images))
     result = {"images": compare(flat(drawn[:count]), flat(real), flat(known))}
-    if model.config.latent:
+    if model.config.vae:
         generator = torch.Generator().manual_seed(seed)
-        real, known = (reparameterise(*model.posterior(images), generator).numpy() for images in (real, known))
-        result["codes"] = compare(model.prior.sample(seed, np.arange(count)), real, known)
+        real, known = (reparameterise(*posterior(model, images), generator).numpy() for images in (real, known))
+        drawn_codes = drawing.prior_of(model.checkpoint).sample(seed, np.arange(count))
+        result["codes"] = compare(drawn_codes, real, known)
     return result
 
 
@@ -254,13 +236,13 @@ class Drawings:
     Args:
         model: what draws.
         originals: uint8 [N, H, W, C], what is reconstructed.
-        engine, seed, temperature: as of `Model.sample`.
+        engine, seed, temperature: as of `Sampler`.
         progress: see `Progress`.
     """
 
     def __init__(
         self,
-        model: Model,
+        model: Sampler,
         originals: np.ndarray,
         engine: Engine,
         seed: int = 0,
@@ -290,7 +272,7 @@ class Drawings:
 
 
 def evaluate(
-    model: Model,
+    model: Sampler,
     test: Images,
     lenet: LeNet,
     drawings: Drawings,
@@ -320,7 +302,7 @@ def evaluate(
         pairs_of: images whose pairs MS-SSIM compares, at most `samples`.
         large_pixels: pixels drawn of each kind at a size above 56: fewer images, at least one.
         subset: images of the likelihood, spread evenly over the test set; None for all, 0 leaves it out.
-        refine: gradient steps on the code of each of these images, see `spx.inference`. With some, the likelihood is also
+        refine: gradient steps on the code of each of these images, see `codes.refine`. With some, the likelihood is also
             computed by the encoder's codes alone, of every tenth of them.
         progress: see `Progress`.
     """
@@ -334,7 +316,7 @@ def evaluate(
     def since(start: float) -> float:
         return round(time.perf_counter() - start, 1)
 
-    side, latent, contrast = test.images.shape[2], model.config.latent, model.module.contrast
+    side, latent, contrast = test.images.shape[2], model.config.network.latent, model.config.contrast
     if subset != 0:
         # Spread over the whole set: the first half of MNIST's test images is easier than the second.
         count = len(test.images) if subset is None else min(subset, len(test.images))
@@ -344,9 +326,9 @@ def evaluate(
         found = likelihood(model, images, *how, refine)
         report["likelihood"] = {
             **_bits(found, test.images[0].size),
-            "prior": model.prior.kind if latent else "none",
+            "prior": drawing.prior_of(model.checkpoint).kind if latent else "none",
             "refine": refine,
-            "map": found.map.round(4).tolist(),
+            "map": found.pixel_bits.round(4).tolist(),
         }
         if refine:
             report["likelihood"]["encoder alone"] = _bits(likelihood(model, images[::10], *how), test.images[0].size)

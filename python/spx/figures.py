@@ -5,12 +5,13 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
+import torch
 
 from spxcore.errors import SpxError
 
 from .evaluate import Drawings
-from .files import write_atomically
-from .pictures import grid
+from .io.files import write_atomically
+from .io.pictures import grid
 
 # Images in a row of the figures; fewer where they are larger.
 _COLUMNS = 10
@@ -48,8 +49,7 @@ def reconstructions(drawings: Drawings, size: int, folder: Path, count: int = _C
 def originals(drawings: Drawings, folder: Path, count: int = _COLUMNS) -> Path:
     """Figure 5 (a) and (b): the test images, and below them what the VAE's own decoder makes of their codes."""
     images = drawings.originals[:count]
-    mean, _ = drawings.model.posterior(images)
-    decoded = drawings.model.module.decoded(mean)
+    decoded = drawings.model.module.decoded(torch.from_numpy(drawings.model.encode(images)))
     decoded = ((decoded + 1) * 127.5).round().byte().permute(0, 2, 3, 1).numpy()
     if decoded.shape[1:3] != images.shape[1:3]:  # data whose side is no multiple of 4
         return _save(grid(images, _COLUMNS), folder / "originals.png")
@@ -87,7 +87,7 @@ def paper_figures(drawings: Drawings, report: dict, sizes: tuple[int, ...], fold
         if "samples" in row:
             count = min(row["samples"]["images"], 2 * _COLUMNS if int(size) <= _ROW_LIMIT else 1)
             written.append(samples(drawings, int(size), folder, count))
-    if drawings.model.config.latent:
+    if drawings.model.config.vae:
         written.append(originals(drawings, folder))
         for size in sizes:
             written.append(reconstructions(drawings, size, folder, _COLUMNS if size <= _ROW_LIMIT else 1))

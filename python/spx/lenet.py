@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from pathlib import Path
 
@@ -14,7 +13,7 @@ from torch.nn import functional as F
 from spxcore.errors import SpxError, require
 
 from .data import Images
-from .files import write_atomically
+from .io.tensors import read_config, read_tensors, write_tensors
 
 SHIPPED = Path(__file__).with_name("assets") / "lenet"
 SIDE = 28
@@ -105,15 +104,8 @@ def train_lenet(
 
 def save_lenet(model: LeNet, folder: Path, about: dict) -> None:
     """Write config.json and model.safetensors."""
-    from safetensors.torch import save_file
-
-    config = json.dumps({"classes": model.classes, "about": about}, indent=2) + "\n"
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        write_atomically(folder / "model.safetensors", lambda path: save_file(model.state_dict(), path))
-        write_atomically(folder / "config.json", lambda path: path.write_text(config))
-    except OSError as error:
-        raise SpxError(f"{folder}: cannot be written ({error.strerror}); choose another --out") from error
+    tensors = {name: tensor.numpy() for name, tensor in model.state_dict().items()}
+    write_tensors(folder, {"classes": model.classes, "about": about}, tensors)
 
 
 def load_lenet(folder: str | Path | None = None) -> LeNet:
@@ -122,8 +114,6 @@ def load_lenet(folder: str | Path | None = None) -> LeNet:
     Raises:
         SpxError: if it is missing or damaged.
     """
-    from .checkpoints import read_config, read_tensors
-
     folder = SHIPPED if folder is None else Path(folder)
     config, tensors = read_config(folder, needs="classes"), read_tensors(folder)
     model = LeNet(config["classes"])

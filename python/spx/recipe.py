@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from dataclasses import asdict, dataclass, fields
 
-from spxcore.config import NetworkConfig, preset
 from spxcore.errors import require
+
+from .models.spatial.config import NetworkConfig, preset
 
 VAE_MODES = ("frozen", "joint", "none")
 PRIORS = ("mixture", "normal")

@@ -1,7 +1,7 @@
 """The paper's tables 1 to 3 anew, ours beside them, and what each choice of ours does: rows trained and evaluated at one budget.
 
 Rows are trained on the encoder's codes, as the paper's, and bits are those of such codes, but for one ablation: to refine the training
-set's codes (`spx.inference`) takes minutes on a CPU, more than a small budget.
+set's codes (`spx.models.spatial.codes`) takes minutes on a CPU, more than a small budget.
 """
 
 from __future__ import annotations
@@ -18,13 +18,17 @@ from dataclasses import asdict, dataclass, field, replace
 from fnmatch import fnmatch
 from pathlib import Path
 
+import numpy as np
+
 from spxcore import __version__
 from spxcore.errors import SpxError, require
 
-from . import paper
-from .checkpoints import CONFIG, load_model, save_checkpoint
-from .files import write_atomically
-from .paper import with_error
+from .checkpoints import load_model, read_checkpoint, save_checkpoint
+from .io.files import write_atomically
+from .io.tensors import CONFIG
+from .models.model import Checkpoint
+from .models.spatial import paper
+from .models.spatial.paper import with_error
 from .recipe import Recipe, recipe
 
 # Steps that are timed, after as many that are not, to find out how many fit into minutes.
@@ -265,7 +269,9 @@ class Reproduction:
                 # Its patch network, trained for a single step, is thrown away.
                 how = {"vae_steps": steps, "steps": 1, "prior": "normal", "refine": 0, "sizes": (28, 28)}
                 given, _ = self._trained(self._recipe("small-4x4", kl_weight=kl_weight, **how), run)
-            save_checkpoint(_vae_alone(load_model(given)), alone)
+            from .models.spatial.module import smallest_with
+
+            save_checkpoint(smallest_with(load_model(given).vae), alone)
         return alone
 
     def _trained(self, made: Recipe, run: Path) -> tuple[Path, float]:
@@ -306,7 +312,7 @@ class Reproduction:
     def _finished(self, row: Row) -> dict:
         """Train and evaluate a row: what its report.json holds."""
         from . import data
-        from .api import load
+        from .api import Sampler
         from .evaluate import Drawings, evaluate
         from .lenet import load_lenet
 
@@ -316,9 +322,8 @@ class Reproduction:
         steps = self._steps(source)
         made = self._row_recipe(source, steps)
         checkpoint, seconds = self._trained(made, self.folder / source.name / "run")
-        model = load(checkpoint)
-        if row.prior:
-            model = _with_prior(model, row.prior)
+        found = read_checkpoint(checkpoint)
+        model = Sampler(_with_prior(found, row.prior) if row.prior else found)
         test = data.load(s.data, s.data_dir, "test")
         drawings = Drawings(model, test.images.transpose(0, 2, 3, 1), self.engine, s.seed, row.temperature)
         side = test.images.shape[2]
@@ -425,31 +430,13 @@ def _cells(row: Row, known: paper.Row | None, report: dict, contours: tuple[int,
     return result
 
 
-def _vae_alone(model):
-    """A model with the VAE of another and the smallest of networks."""
-    from .model import SpatialPixelCNN
-
-    config = model.network_config
-    smallest = {"patch": 4, "filters": 1, "layers": 1, "mixtures": 1, "conditioning": "paper", "sizes": [28, 28]}
-    network = {**smallest, "channels": config.channels, "latent": config.latent}
-    alone = SpatialPixelCNN(network=network, vae=asdict(model.vae_config))
-    alone.vae.load_state_dict(model.vae.state_dict())
-    return alone
-
-
-def _with_prior(model, prior: str):
+def _with_prior(checkpoint: Checkpoint, prior: str) -> Checkpoint:
     """A model with another prior: "normal", or its mixture with all standard deviations times a number."""
-    from .api import Model
-
-    module = model.module
-    if prior == "normal":
-        for name in ("weights", "classes", "means", "cholesky"):
-            delattr(module, f"prior_{name}")
-        module.components = 0
-    else:
-        known = model.prior
-        module.set_prior(replace(known, cholesky=known.cholesky * float(prior)))
-    return Model(module)
+    tensors = dict(checkpoint.tensors)
+    if prior != "normal":
+        return replace(checkpoint, tensors={**tensors, "prior_cholesky": tensors["prior_cholesky"] * np.float32(prior)})
+    tensors = {name: tensor for name, tensor in tensors.items() if not name.startswith("prior_")}
+    return replace(checkpoint, config=replace(checkpoint.config, components=0), tensors=tensors)
 
 
 def _without(values: dict, *names: str) -> dict:

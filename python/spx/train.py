@@ -24,18 +24,22 @@ from tqdm import tqdm
 
 from spxcore.engines import triton
 from spxcore.errors import SpxError, require
-from spxcore.layers import GatedResnet, data_dependent_initialisation
-from spxcore.likelihood import log_prob
+from spxcore.feeds import scale
+from spxcore.heads.log_prob import logistics_log_prob
+from spxcore.walk.module import Module, data_dependent_initialisation
 
 from . import data
+from .api import Sampler
 from .checkpoints import load_model, save_checkpoint
-from .files import alone_in, remove_leftovers, write_atomically, write_folder_atomically
-from .inference import encode, refine
-from .model import SpatialPixelCNN
-from .patches import Patches, decoded_targets, sample_patches, to_unit
-from .prior import Prior, fit_mixture
+from .io.files import alone_in, remove_leftovers, write_atomically, write_folder_atomically
+from .io.pictures import grid
+from .models.parts.gaussian import kl_to_standard_normal, reparameterise
+from .models.spatial.codes import encode, refine
+from .models.spatial.module import SpatialPixelCNN
+from .models.spatial.patches import Patches, decoded_targets, sample_patches
+from .models.spatial.prior import Prior, fit_mixture
+from .models.spatial.vae import to_unit
 from .recipe import Recipe
-from .vae import kl_to_standard_normal, reparameterise
 
 _VALIDATION_IMAGES = 1000
 
@@ -76,7 +80,7 @@ class Objective(nn.Module):
             z = reparameterise(*posterior)
         if self.phase != "patch":
             target = self.model.vae.resample(images)
-            parts["image"] = -log_prob(self.model.vae.decode(z), target).sum(dim=(1, 2)).mean()
+            parts["image"] = -logistics_log_prob(self.model.vae.decode(z), target).sum(dim=(1, 2)).mean()
             parts["kl"] = kl_to_standard_normal(*posterior).mean()
             loss = loss + parts["image"] + self.recipe.kl_weight * parts["kl"]
         if patches is not None:
@@ -84,7 +88,7 @@ class Objective(nn.Module):
             if self.recipe.targets == "decoded" and z is not None:
                 decoded = self.model.decoded(z)
                 patches = decoded_targets(patches, images, decoded, self.recipe.contrast)
-            nats = -log_prob(self.model(patches, z, decoded), patches.x).sum(dim=(1, 2))
+            nats = -logistics_log_prob(self.model(patches, z, decoded), patches.x).sum(dim=(1, 2))
             parts["patch"] = (patches.weight * nats).mean()
             loss = loss + (self.recipe.patch_weight if self.phase == "joint" else 1.0) * parts["patch"]
         return {"loss": loss, **parts}
@@ -218,14 +222,16 @@ class Trainer:
             raise SpxError(f"{self.run}: cannot be written ({error.strerror}); choose another --out") from error
 
     def _fuse(self) -> None:
-        """Gated layers end with one Triton kernel (`spxcore.kernels.gated`)."""
+        """Gated layers end with one Triton kernel."""
         reason = triton.why_not()
-        if reason is None and self.device.type != "cuda" and not triton.interpreted():
+        if reason is None and self.device.type != "cuda" and not triton.EMULATED:
             reason = f"device {self.device.type}"
         require(reason is None, "fused", "a GPU that Triton can use", reason, "leave --fused out")
-        for layer in self.model.modules():
-            if isinstance(layer, GatedResnet):
-                layer.fused = True
+        from spxcore.kernels.gated import gate
+
+        for module in self.model.modules():
+            if isinstance(module, Module):
+                module.fused = gate
 
     def _start_from(self, checkpoint: str) -> None:
         """Take the weights of a trained model, or those of its VAE alone if its patch network is another one.
@@ -671,7 +677,6 @@ class Trainer:
         config = self.model.network_config
         generator = torch.Generator(self.device).manual_seed(seed_of("validation"))
         single = replace(config, sizes=(config.sizes[0], config.sizes[0]))
-        low, high = config.sizes
         totals: dict[str, float] = {}
         with self._evaluating():
             torch.manual_seed(seed_of("validation"))
@@ -680,7 +685,7 @@ class Trainer:
                 patches = posterior = None
                 if self.phase != "vae":
                     patches = sample_patches(chunk, single, generator)
-                    patches = replace(patches, scale=torch.full_like(patches.scale, -1.0 if high > low else 0.0))
+                    patches = replace(patches, scale=torch.full_like(patches.scale, scale(*single.sizes, config.sizes)))
                 if self.phase == "patch" and self.model.vae is not None:
                     posterior = tuple(q.split(250)[index] for q in self.test_posterior)
                 for name, value in objective(chunk, patches, posterior).items():
@@ -701,8 +706,6 @@ class Trainer:
         """A grid of samples (patch network) or reconstructions (VAE) from the averaged weights."""
         if self.rank != 0:
             return
-        from .pictures import grid, training_samples
-
         with self._evaluating():
             images = training_samples(self.model, to_unit(self.test_images[:8]), self.phase)
         picture = grid(images, columns=8)
@@ -721,6 +724,33 @@ class Trainer:
         if self.rank == 0:
             with self.average.swapped_in():
                 save_checkpoint(self.model, self.run / "checkpoint")
+
+
+def training_samples(model: SpatialPixelCNN, images: Tensor, phase: str) -> np.ndarray:
+    """What a training run looks like: rows of 8 pictures at the data's own size.
+
+    Args:
+        model: holds the weights to show.
+        images: [8, C, H, W] in [-1, 1].
+        phase: "vae": the images and the decoder's means; otherwise the images, their reconstructions, and 8 samples.
+
+    Returns:
+        uint8 [16 or 24, H, W, C].
+    """
+
+    def to_levels(x: Tensor) -> np.ndarray:
+        return ((x.clamp(-1, 1) + 1) * 127.5).round().byte().permute(0, 2, 3, 1).cpu().numpy()
+
+    originals = to_levels(images)
+    if phase == "vae":
+        mean, _ = model.vae.encode(images)
+        return np.concatenate([originals, to_levels(model.vae.mean_image(mean))])
+    drawer, side = Sampler(model), images.shape[-1]
+    rows = [originals]
+    if model.vae is not None:
+        rows.append(drawer.reconstruct(originals, side, engine="torch"))
+    rows.append(drawer.sample(side, n=len(originals), engine="torch"))
+    return np.concatenate(rows)
 
 
 def _write_json(path: Path, value) -> None:

@@ -2,56 +2,82 @@
 
 from __future__ import annotations
 
-from ..errors import SpxError, require
-from .base import Engine, Job, Weights
+import functools
+from collections.abc import Mapping
+from types import ModuleType
 
-# Slowest first. `auto` and `fastest` take the last that is available.
+import numpy as np
+
+from ..drawing import Job
+from ..errors import SpxError, require
+from ..walk.network import Network
+from .base import Engine, Report
+
+# Slowest first. `auto` and `fastest` take the last that can.
 NAMES = ("reference", "torch", "cpp", "triton", "cuda")
 CHOICES = ("auto", *NAMES)
 
-# Of the network's arithmetic: all engines have the first; which have the others, their `make` knows.
+# Precisions. Every engine has fp32; its `make` refuses the others it lacks.
 PRECISIONS = ("fp32", "tf32", "bf16")
 
 
-def _module(name: str):
+def _module(name: str) -> ModuleType:
     """The engine's module, imported only now: each has its own dependencies."""
     from importlib import import_module
 
+    require(name in NAMES, "engine", ", ".join(CHOICES), repr(name))
     return import_module(f".{name}", __name__)
 
 
 def why_not(name: str) -> str | None:
-    """Why an engine cannot run here, in one sentence; None if it can."""
-    require(name in NAMES, "engine", ", ".join(CHOICES), repr(name))
+    """Why an engine cannot run on this machine, in one sentence; None if it can."""
     return _module(name).why_not()
 
 
 def emulated(name: str) -> bool:
     """Whether an engine that can run here does so only for tests (Triton's interpreter)."""
-    return getattr(_module(name), "emulated", bool)()
+    return bool(_module(name).EMULATED)
 
 
-def fastest() -> str:
-    """Name of the fastest engine that can run here."""
-    return next(name for name in reversed(NAMES) if why_not(name) is None and not emulated(name))
-
-
-def get(name: str = "auto", **options) -> Engine:
+def get(name: str = "auto", job: Job | None = None, **options) -> Engine:
     """An engine by name, "auto" for the fastest one that can run here.
 
     Args:
         name: one of `CHOICES`.
+        job: what it is to draw, so that "auto" passes over engines that cannot.
         options: precision (one of `PRECISIONS`), threads (None: all), device (None: the engine's own choice).
 
     Raises:
-        SpxError: for an unknown name, or an engine that cannot run here, saying why.
+        SpxError: for an unknown name, or an engine that cannot run here or draw the job, saying why.
     """
-    if name == "auto":
-        name = fastest()
-    reason = why_not(name)
-    if reason:
-        raise SpxError(f"engine: {name} cannot run here: {reason}")
-    return _module(name).make(**options)
+    if name != "auto":
+        reason = why_not(name)
+        engine = None if reason else _module(name).make(**options)
+        reason = reason or (engine.why_not(job) if job else None)
+        if reason:
+            raise SpxError(f"engine: {name} cannot run here: {reason}")
+        return engine
+    for candidate in reversed(NAMES):
+        if why_not(candidate) is None and not emulated(candidate):
+            engine = _module(candidate).make(**options)
+            reason = engine.why_not(job) if job else None
+            if reason is None:
+                return engine
+    raise SpxError(f"engine: none can draw this: {reason}")
 
 
-__all__ = ["CHOICES", "NAMES", "PRECISIONS", "Engine", "Job", "Weights", "emulated", "fastest", "get", "why_not"]
+def evaluate(
+    network: Network, height: int, width: int, inputs: Mapping[str, np.ndarray], code: np.ndarray | None = None
+) -> np.ndarray:
+    """`Engine.evaluate` of a network of a whole image, the same to the bit whichever engine draws: by the cpp engine where it is
+    there, else by torch."""
+    return _evaluator("cpp" if why_not("cpp") is None else "torch").evaluate(network, height, width, inputs, code)
+
+
+@functools.cache
+def _evaluator(name: str) -> Engine:
+    """The engine that evaluates, one for all calls: it remembers the networks that it has compiled."""
+    return get(name)
+
+
+__all__ = ["CHOICES", "NAMES", "PRECISIONS", "Engine", "Report", "emulated", "evaluate", "get", "why_not"]

@@ -2,147 +2,111 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
-from functools import cached_property
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 
-from ..config import NetworkConfig
-from ..coords import axis, scale
+from ..canvas import Canvas
+from ..drawing import Job
 from ..errors import require
-from ..schedule import check_size
+from ..feeds import Places
+from ..schedules import Window
+from ..walk.network import Network
 
 if TYPE_CHECKING:
     import torch
 
-    from ..network import PixelCNN
-
-
-class Weights:
-    """A trained network: its configuration and its tensors, as NumPy arrays so that no engine needs torch to read them.
-
-    Args:
-        config: the network's hyperparameters.
-        tensors: float32 arrays by the names of `PixelCNN.state_dict()`.
-    """
-
-    def __init__(self, config: NetworkConfig, tensors: dict[str, np.ndarray]):
-        self.config, self.tensors = config, tensors
-
-    @classmethod
-    def of(cls, network: PixelCNN) -> Weights:
-        """The weights of a torch module."""
-        return cls(network.config, {name: t.detach().float().cpu().numpy() for name, t in network.state_dict().items()})
-
-    @cached_property
-    def module(self) -> PixelCNN:
-        """The torch module with these weights, in evaluation mode, on the CPU."""
-        import torch
-
-        from ..network import PixelCNN
-
-        network = PixelCNN(self.config)
-        network.load_state_dict({name: torch.from_numpy(np.array(t, np.float32)) for name, t in self.tensors.items()})
-        return network.eval().requires_grad_(False)
-
-
-@dataclass(frozen=True)
-class Job:
-    """Images to draw: what a sample is, but for the network.
-
-    Attributes:
-        height, width: H, W in pixels, at least the patch size.
-        seed: 0 <= seed < 2^64.
-        images: [N] image numbers; the third word of every pixel's Philox counter.
-        z: float32 [N, latent] codes, or None for a network without latent.
-        maps: float32 [N, M, h, w] feature maps, or None without spatial conditioning.
-        temperature: factor on the scales of the logistics, > 0.
-        map: draw the mean of the chosen component instead of a value from it (MAP sampling).
-    """
-
-    height: int
-    width: int
-    seed: int = 0
-    images: np.ndarray = field(default_factory=lambda: np.arange(1))
-    z: np.ndarray | None = None
-    maps: np.ndarray | None = None
-    temperature: float = 1.0
-    map: bool = False
-
-    def check(self, config: NetworkConfig) -> Job:
-        """Raise an `SpxError` unless the job fits the network; returns it with contiguous arrays of the right types."""
-        check_size(self.height, self.width, config.patch)
-        require(0 <= self.seed < 1 << 64, "seed", "0 to 2^64 - 1", self.seed)
-        require(self.temperature > 0 and np.isfinite(self.temperature), "temperature", "more than 0", self.temperature)
-        images = np.asarray(self.images)
-        good = images.ndim == 1 and len(images) >= 1 and images.min() >= 0 and images.max() < 1 << 32
-        require(good, "images", "at least one image number, 0 to 2^32 - 1", images)
-
-        def array(name: str, wanted: bool, rank: int, shape: tuple) -> np.ndarray | None:
-            value = getattr(self, name)
-            if not wanted:
-                require(value is None, name, "None for this network", f"shape {np.shape(value)}")
-                return None
-            require(value is not None, name, f"shape {list(shape)}", None)
-            value = np.ascontiguousarray(value, np.float32)
-            fits = value.ndim == rank and value.shape[: len(shape)] == shape
-            require(fits, name, f"shape starting {list(shape)} of rank {rank}", value.shape)
-            require(bool(np.isfinite(value).all()), name, "finite numbers", "NaN or infinity")
-            return value
-
-        n = len(images)
-        z = array("z", config.latent > 0, 2, (n, config.latent))
-        maps = array("maps", config.conditioning == "spatial", 4, (n, config.maps))
-        return replace(self, images=images.astype(np.uint32), z=z, maps=maps)
-
-    def coordinates(self, config: NetworkConfig) -> tuple[np.ndarray, np.ndarray, float]:
-        """Coordinates of the rows [H] and the columns [W], and the scale input of a network."""
-        return axis(self.height), axis(self.width), scale(self.height, self.width, config.sizes)
-
-    def empty(self, config: NetworkConfig) -> np.ndarray:
-        """Room for the result, black: uint8 [N, H, W, C]."""
-        return np.zeros((len(self.images), self.height, self.width, config.channels), np.uint8)
+# Called now and then with the number of pixels drawn since the last call; what it raises stops the drawing and is passed on.
+Report = Callable[[int], None]
 
 
 class Engine(Protocol):
-    """A way to draw pixels. Every engine draws the same ones, up to draws within float rounding of a bin edge."""
+    """A way to draw pixels. Every engine draws the same ones, up to draws within float rounding of a bin edge.
+
+    A module of an engine also has `why_not()`, of the machine; `EMULATED`, whether it runs here for tests only; and
+    `make(precision, threads, device)`.
+    """
 
     name: str
 
-    def sample(
+    def why_not(self, job: Job) -> str | None:
+        """Why it cannot draw a job, in one sentence; None if it can. It may compile the network to find out."""
+        ...
+
+    def draw(self, job: Job, canvas: Canvas, report: Report | None = None) -> None:
+        """Draw a checked job on its canvas: its `pixels`, but for the given ones; `finished`; and `params`, where asked for.
+
+        What was drawn before a stop is on the canvas.
+        """
+        ...
+
+    def evaluate(
         self,
-        weights: Weights,
-        job: Job,
-        progress: Callable[[int], None] | None = None,
-        out: np.ndarray | None = None,
+        network: Network,
+        height: int,
+        width: int,
+        inputs: Mapping[str, np.ndarray],
+        code: np.ndarray | None = None,
     ) -> np.ndarray:
-        """Draw the job's images.
+        """The network's output for inputs that are known: an encoder, a decoder, windows that a likelihood needs.
 
         Args:
-            weights: the network.
-            job: what to draw.
-            progress: called now and then with the number of pixels drawn since the last call; what it raises stops the
-                drawing and is passed on.
-            out: uint8 [N, H, W, C] to draw into, from `job.empty`; what was drawn before a stop is in it.
+            network: what is evaluated.
+            height, width: of the image or window, in pixels.
+            inputs: float32 [N, places, C] of each of the graph's inputs but "z", which is the code.
+            code: float32 [N, Z], or None.
 
         Returns:
-            `out`, uint8 [N, H, W, C].
+            float32 [N, places, P].
         """
         ...
 
 
-@contextmanager
-def in_one_piece(out: np.ndarray) -> Iterator[np.ndarray]:
-    """Room for native code, which writes bytes one after the other: `out`, or for another layout a copy that fills it at the end."""
-    levels = out if out.flags.c_contiguous else np.ascontiguousarray(out)
-    try:
-        yield levels
-    finally:
-        if levels is not out:
-            out[...] = levels
+# Levels of a channel that native code draws.
+NATIVE_LEVELS = 256
+
+
+def why_no_window(job: Job, levels: int = 1 << 16) -> str | None:
+    """Why an engine that only knows the sliding window, and so many levels, cannot draw a job; None if it can."""
+    if job.network is None or not isinstance(job.schedule, Window):
+        return "it draws networks by the sliding window only"
+    if not job.tiles.whole:
+        return "it draws whole canvases only"
+    if job.head.levels > levels:
+        return f"it draws up to {levels} levels, and this head has {job.head.levels}"
+    if len(job.network.graph.drawn) != 1:
+        return "it draws one moment a pixel only"
+    told = [feed for name, feed in job.feeds.items() if name not in job.network.graph.drawn]
+    if not all(isinstance(feed, Places) and feed is told[0] for feed in told):
+        return "it reads one feed of Places beside the pixels, and no Planes"
+    return None
+
+
+def known_inputs(
+    network: Network, height: int, width: int, inputs: Mapping[str, np.ndarray], code: np.ndarray | None
+) -> dict[str, np.ndarray]:
+    """The arguments of `Engine.evaluate` in the graph's order, "z" among them, contiguous.
+
+    Raises:
+        SpxError: for an input that is missing, or has another shape.
+    """
+    graph = network.graph
+    given = dict(inputs)
+    if graph.code:
+        n = len(next(iter(inputs.values()))) if inputs else len(code if code is not None else [])
+        good = code is not None and np.shape(code) == (n, graph.code)
+        require(good, "code", f"shape [{n}, {graph.code}]", np.shape(code))
+        if "z" in graph.inputs:
+            given["z"] = np.asarray(code)[:, None]
+    require(set(given) == set(graph.inputs), "inputs", str(list(graph.inputs)), sorted(given))
+    n, result = len(next(iter(given.values()))), {}
+    for name in graph.inputs:
+        h, w = graph.values[name].size(height, width)
+        shape = n, h * w, graph.values[name].channels
+        result[name] = np.ascontiguousarray(given[name], np.float32)
+        require(result[name].shape == shape, f"inputs: {name}", f"shape {list(shape)}", list(result[name].shape))
+    return result
 
 
 def torch_device(device: str | None) -> torch.device:

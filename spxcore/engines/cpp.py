@@ -1,19 +1,32 @@
-"""The compiled network on processor cores: `spxcore.plan` run by `csrc/cpu`, 16 windows side by side. Needs no torch."""
+"""The compiled network on processor cores: window programs run by `csrc/cpu`, 16 windows side by side. Needs no torch."""
 
 from __future__ import annotations
 
 import os
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
+from typing import NamedTuple
 
 import numpy as np
 
 from .. import native
-from ..errors import require
-from .base import Job, Weights, in_one_piece
+from ..canvas import Canvas
+from ..drawing import Job
+from ..errors import SpxError, require
+from ..lower.job import window_job
+from ..lower.tables import INPUT, rows_of
+from ..lower.window import Packed, WindowProgram, full_program, inputs_of, pack, window_programs
+from ..plan import Plan, plan_at
+from ..walk.network import Network
+from .base import NATIVE_LEVELS, Report, known_inputs, why_no_window
+
+EMULATED = False
 
 # The instruction set to use, by a name of `spxcore._native.instruction_sets()`, instead of the fastest one.
 ISA_VARIABLE = "SPX_ISA"
+
+# From so many windows or images on, lanes = windows is faster than one after the other. The bits are the same.
+_SIDE_BY_SIDE = 4
 
 
 def why_not() -> str | None:
@@ -21,7 +34,13 @@ def why_not() -> str | None:
     return native.why_no_native() or None
 
 
-def make(precision: str = "fp32", threads: int | None = None, device: str | None = None, isa: str | None = None) -> Cpp:
+def make(
+    precision: str = "fp32",
+    threads: int | None = None,
+    device: str | None = None,
+    isa: str | None = None,
+    poison: bool = False,
+) -> Cpp:
     """The engine.
 
     Args:
@@ -30,6 +49,7 @@ def make(precision: str = "fp32", threads: int | None = None, device: str | None
         threads: how many; None for one a core.
         device: "cpu" or None.
         isa: "avx512", "avx2" or "portable"; None takes SPX_ISA's, or the fastest one.
+        poison: new memory holds NaN instead of zeros, for tests.
     """
     require(precision in ("fp32", "bf16"), "precision", "fp32 or bf16 for the cpp engine", repr(precision))
     have_bf16 = precision == "fp32" or native.native().have_bf16()
@@ -37,7 +57,7 @@ def make(precision: str = "fp32", threads: int | None = None, device: str | None
     require(have_bf16, "precision", "fp32 on this machine", "bf16", needs)
     require(device in (None, "cpu"), "device", "cpu for the cpp engine", repr(device))
     require(threads is None or 1 <= threads <= 4096, "threads", "1 to 4096", threads)
-    return Cpp(threads, instruction_set(isa), precision)
+    return Cpp(threads or native.cores(), instruction_set(isa), precision, poison)
 
 
 def instruction_set(isa: str | None = None) -> str:
@@ -53,70 +73,108 @@ def instruction_set(isa: str | None = None) -> str:
     return isa
 
 
+class Tables(NamedTuple):
+    """A network at a size as native code reads it.
+
+    Attributes:
+        inputs: `INPUT` [K], in the order of `inputs_of`.
+        places, parameters: of the output; numbers at each.
+        weights, blocks, bias, code: as of `Packed`.
+        programs: see `WindowProgram`.
+    """
+
+    inputs: np.ndarray
+    places: int
+    parameters: int
+    weights: np.ndarray
+    blocks: np.ndarray
+    bias: np.ndarray
+    code: np.ndarray
+    programs: Sequence[WindowProgram]
+
+
+class Options(NamedTuple):
+    """How native code runs it: instruction set, whether what runs ahead is bf16, whether new memory holds NaN, threads."""
+
+    isa: str
+    bf16: bool
+    poison: bool
+    threads: int
+
+
+def tables_of(plan: Plan, packed: Packed, programs: Sequence[WindowProgram]) -> Tables:
+    """A plan's tables."""
+    values, output = [plan.values[name] for name in inputs_of(plan)], plan.values[plan.output]
+    inputs = rows_of(INPUT, np.array([(value.height, value.width, value.channels) for value in values]))
+    return Tables(
+        inputs, output.places, output.channels, packed.weights, packed.blocks, packed.bias, packed.code, programs
+    )
+
+
 class Cpp:
     """See the module.
 
     Args:
-        threads: how many; None for one a core.
-        isa: instruction set, a name of `spxcore._native.instruction_sets()`; "" for the fastest.
+        threads: how many.
+        isa: instruction set, a name of `spxcore._native.instruction_sets()`.
         precision: "fp32" or "bf16".
+        poison: new memory holds NaN instead of zeros.
     """
 
     name = "cpp"
 
-    def __init__(self, threads: int | None = None, isa: str = "", precision: str = "fp32"):
-        self.threads, self.isa, self.precision = threads, isa, precision
-        self._compiled: weakref.WeakKeyDictionary[Weights, object] = weakref.WeakKeyDictionary()
+    def __init__(self, threads: int, isa: str, precision: str = "fp32", poison: bool = False):
+        self.threads, self.isa, self.precision, self.poison = threads, isa, precision, poison
+        self._compiled: weakref.WeakKeyDictionary[Network, dict] = weakref.WeakKeyDictionary()
 
-    def compiled(self, weights: Weights):
-        """The native engine of a network, compiled when it is first asked for; its last program is the whole window's."""
-        if weights not in self._compiled:
-            from ..plan import compile_network
-            from ..plan.program import full_program, tables, window_programs
+    def why_not(self, job: Job) -> str | None:
+        """See `Engine.why_not`."""
+        reason = why_no_window(job, NATIVE_LEVELS)
+        if reason:
+            return reason
+        try:
+            self.windows(job.network, job.schedule.side, job.schedule.side)
+        except (SpxError, ValueError) as error:
+            return f"it cannot run this network in {self.precision}: {error}"
+        return None
 
-            config, plan = weights.config, compile_network(weights)
-            shared = tables(plan)
-            programs = [*window_programs(plan, shared), full_program(plan, shared)]
-            self._compiled[weights] = native.native().Engine(
-                config.patch, config.channels, config.outputs, config.place_inputs,
-                shared.weights, shared.blocks, shared.bias, shared.latent, programs, self.isa, self.precision == "bf16",
-            )  # fmt: skip
-        return self._compiled[weights]
+    def draw(self, job: Job, canvas: Canvas, report: Report | None = None) -> None:
+        """See `Engine.draw`."""
+        self.windows(job.network, job.schedule.side, job.schedule.side).draw(window_job(job, canvas), report)
 
-    def sample(
+    def evaluate(
         self,
-        weights: Weights,
-        job: Job,
-        progress: Callable[[int], None] | None = None,
-        out: np.ndarray | None = None,
+        network: Network,
+        height: int,
+        width: int,
+        inputs: Mapping[str, np.ndarray],
+        code: np.ndarray | None = None,
     ) -> np.ndarray:
-        """See `Engine.sample`."""
-        config, job = weights.config, job.check(weights.config)
-        out = job.empty(config) if out is None else out
-        with in_one_piece(out) as levels:
-            self.compiled(weights).sample(
-                job.height, job.width, job.seed, job.images, job.z, job.maps, *job.coordinates(config),
-                job.temperature, job.map, self.threads or len(os.sched_getaffinity(0)), levels, progress,
-            )  # fmt: skip
-        return out
+        """See `Engine.evaluate`.
 
-    def whole_windows(
-        self, weights: Weights, pixels: np.ndarray, conditioning: list[np.ndarray], z: np.ndarray | None
-    ) -> np.ndarray:
-        """Mixture parameters of every pixel of windows that are known: what a likelihood needs.
-
-        In bf16 row by row, by the programs that draw, so that it is the likelihood of what is drawn: the current row is fp32.
-
-        Args:
-            weights: the network.
-            pixels: float32 [N, m * m, C] in [-1, 1].
-            conditioning: float32 [N, places, D] at each of the three resolutions; empty for a network without coordinates.
-            z: float32 [N, latent], or None.
-
-        Returns:
-            float32 [N, m * m, P].
+        Of a network that draws, bf16 runs row by row, by the programs that draw: so that a likelihood is that of what is drawn. All
+        others are fp32.
         """
-        m, engine = weights.config.patch, self.compiled(weights)
-        programs = [2 * m] if self.precision == "fp32" else range(1, 2 * m, 2)
-        rows = [engine.evaluate(program, pixels, conditioning, z, False, self.threads or 0) for program in programs]
-        return np.concatenate(rows, axis=1)
+        known = known_inputs(network, height, width, inputs, code)
+        given = [known[name] for name in inputs_of(network.graph)]
+        code = None if code is None else np.ascontiguousarray(code, np.float32)
+        if network.graph.drawn and self.precision == "bf16":
+            engine = self.windows(network, height, width)
+            return np.concatenate([engine.evaluate(i, given, code) for i in range(1, 2 * height, 2)], axis=1)
+        engine = self._engine(network, height, width, False, lambda plan, packed: [full_program(plan, packed)])
+        return engine.evaluate(0, given, code, len(given[0]) < _SIDE_BY_SIDE)
+
+    def windows(self, network: Network, height: int, width: int):
+        """The native engine of a network's `window_programs`, compiled when it is first asked for."""
+        return self._engine(network, height, width, self.precision == "bf16", window_programs)
+
+    def _engine(self, network: Network, height: int, width: int, bf16: bool, programs: Callable):
+        known = self._compiled.setdefault(network, {})
+        key = height, width, programs is window_programs
+        if key not in known:
+            # Folding costs more than it saves where a network runs once an image.
+            plan = plan_at(network.graph, height, width, fold=bool(network.graph.drawn))
+            packed = pack(plan)
+            tables = tables_of(plan, packed, programs(plan, packed))
+            known[key] = native.native().Engine(tables, Options(self.isa, bf16, self.poison, self.threads))
+        return known[key]

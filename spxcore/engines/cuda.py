@@ -1,17 +1,22 @@
-"""The compiled network in one persistent kernel on an NVIDIA GPU: `spxcore.plan.passes` run by `csrc/cuda`. Needs no torch."""
+"""The compiled network in one persistent kernel on an NVIDIA GPU: `spxcore.lower.passes` run by `csrc/cuda`. Needs no torch."""
 
 from __future__ import annotations
 
 import re
-import warnings
 import weakref
-from collections.abc import Callable
+from collections.abc import Mapping
+from typing import NamedTuple
 
 import numpy as np
 
 from .. import native
+from ..canvas import Canvas
+from ..drawing import Job
 from ..errors import SpxError, require
-from .base import Job, Weights, in_one_piece
+from ..walk.network import Network
+from .base import NATIVE_LEVELS, Report, known_inputs, why_no_window
+
+EMULATED = False
 
 # Ampere's: the first with bf16 and tf32 tensor cores.
 LEAST_CAPABILITY = 80
@@ -35,7 +40,7 @@ def make(precision: str = "fp32", threads: int | None = None, device: str | None
         threads: of the processor; it uses one.
         device: "cuda", "cuda:1" ..., None for the first.
     """
-    from ..plan.passes import PRECISIONS
+    from ..lower.passes import PRECISIONS
 
     require(precision in PRECISIONS, "precision", f"{', '.join(PRECISIONS)} for the cuda engine", repr(precision))
     count = native.cuda().device_count()
@@ -45,112 +50,102 @@ def make(precision: str = "fp32", threads: int | None = None, device: str | None
     reason = why_not(number)
     if reason:
         raise SpxError(f"device: the cuda engine cannot run on cuda:{number}: {reason}")
-    return Cuda(native.cuda().Engine, precision, device=number)
+    return Cuda(native.cuda().Engine, precision, Options(device=number))
 
 
-def host_build(precision: str = "fp32", blocks: int = 1, warps: int = 1, windows: int = 2) -> Cuda:
-    """The same kernels compiled for the processor, a thread for each of a grid's warps: for tests without a GPU.
+class Options(NamedTuple):
+    """How a network is run; 0 lets the native engine choose. `csrc/cuda/engine.h` has the same names.
 
-    Args:
-        precision: as of `make`.
+    Attributes:
+        device: number of the GPU.
         blocks: of the grid.
         warps: of a block.
         windows: that a block runs ahead of its row's drawing.
+        patience: turns that a row waits for the row above before the drawing is given up.
+        poison: new arenas hold NaN instead of zeros.
     """
-    return Cuda(native.native().CudaEmulation, precision, blocks=blocks, warps=warps, windows=windows)
 
-
-class DoesNotFit(SpxError):
-    """A network that is too large for the engine on this device."""
+    device: int = 0
+    blocks: int = 0
+    warps: int = 0
+    windows: int = 0
+    patience: int = 0
+    poison: bool = False
 
 
 class Cuda:
-    """See the module.
+    """See the module. Threads of Python may share one: their calls wait for each other.
 
     Args:
-        runner: the native class that runs a network's passes.
-        precision: one of `plan.passes.PRECISIONS`.
-        options: device, blocks, warps, windows of the runner; without, as many as fit.
+        runner: the native class that runs a network's products.
+        precision: one of `spxcore.lower.passes.PRECISIONS`.
+        options: see `Options`.
     """
 
     name = "cuda"
 
-    def __init__(self, runner, precision: str = "fp32", **options: int):
-        self.runner, self.precision, self.options = runner, precision, options
-        self._compiled: weakref.WeakKeyDictionary[Weights, tuple] = weakref.WeakKeyDictionary()
+    def __init__(self, runner, precision: str = "fp32", options: Options | None = None):
+        self.runner, self.precision, self.options = runner, precision, options or Options()
+        self._compiled: weakref.WeakKeyDictionary[Network, dict] = weakref.WeakKeyDictionary()
 
-    def compiled(self, weights: Weights):
-        """A network's native engine, and U [Z, L] of its latents; compiled when it is first asked for.
-
-        Raises:
-            DoesNotFit: if this device cannot hold it.
-        """
-        if weights not in self._compiled:
-            from ..plan import compile_network
-            from ..plan.passes import window_passes
-
-            config = weights.config
-            passes = window_passes(compile_network(weights), self.precision)
-            try:
-                engine = self.runner(
-                    config.patch, config.channels, config.outputs, config.place_inputs, passes, **self.options
-                )
-            except MemoryError as error:
-                raise DoesNotFit(f"cuda: {error}") from error
-            self._compiled[weights] = engine, passes.latent
-        return self._compiled[weights]
-
-    def sample(
-        self,
-        weights: Weights,
-        job: Job,
-        progress: Callable[[int], None] | None = None,
-        out: np.ndarray | None = None,
-    ) -> np.ndarray:
-        """See `Engine.sample`. A network that does not fit is drawn by the triton engine, with a warning that says so."""
-        config, job = weights.config, job.check(weights.config)
-        try:
-            engine, u = self.compiled(weights)
-        except DoesNotFit as reason:
-            from . import get
-
-            warnings.warn(f"{reason}; the triton engine draws instead", stacklevel=2)
-            self.name = "triton"  # commands report who drew
-            device = f"cuda:{self.options.get('device', 0)}"
-            return get("triton", precision=self.precision, device=device).sample(weights, job, progress, out)
-        out = job.empty(config) if out is None else out
-        with in_one_piece(out) as levels:
-            engine.sample(
-                job.height, job.width, job.seed, job.images, self.latents(job.z, u, len(job.images)), job.maps,
-                *job.coordinates(config), job.temperature, job.map, levels, progress,
-            )  # fmt: skip
-        return out
-
-    @staticmethod
-    def latents(z: np.ndarray | None, u: np.ndarray, count: int) -> np.ndarray:
-        """U z of every layer side by side: z [N, Z] or None, u [Z, L] -> float32 [N, L].
-
-        Summed in one order whatever N is, as a matrix product is not: an image is the same alone and in company.
-        """
-        result = np.zeros((count, u.shape[1]), np.float32)
-        for i in range(0 if z is None else len(u)):
-            result += z[:, i, None] * u[i]
-        return result
-
-    def window_params(
-        self, weights: Weights, program: int, pixels: np.ndarray, conditioning: list[np.ndarray], z: np.ndarray | None
-    ) -> np.ndarray:
-        """Mixture parameters of a window program's targets in windows that are known.
+    def compiled(self, network: Network, height: int, width: int, whole: bool = False):
+        """A network's native engine at a size, and its tables; made when they are first asked for.
 
         Args:
-            weights: the network.
-            program: index into `plan.program.window_programs`.
-            pixels: float32 [N, m * m, C] in [-1, 1].
-            conditioning: float32 [N, places, D] at each of the three resolutions; empty for a network without coordinates.
-            z: float32 [N, latent], or None.
+            whole: of the network that is evaluated, else of its windows.
 
-        Returns:
-            float32 [N, T, P].
+        Raises:
+            SpxError: for a network that the engine's code cannot run.
+            MemoryError: if this device cannot hold it.
         """
-        engine, u = self.compiled(weights)
-        return engine.evaluate(program, pixels, conditioning, self.latents(z, u, len(pixels)))
+        from ..lower.passes import whole_products, window_products
+        from ..plan import plan_at
+
+        known, key = self._compiled.setdefault(network, {}), (height, width, whole)
+        if key not in known:
+            products = whole_products if whole else window_products
+            tables = products(plan_at(network.graph, height, width), self.precision)
+            known[key] = self.runner(tables, self.options), tables
+        return known[key]
+
+    def why_not(self, job: Job) -> str | None:
+        """See `Engine.why_not`."""
+        reason = why_no_window(job, NATIVE_LEVELS)
+        if reason is not None:
+            return reason
+        try:
+            engine, _ = self.compiled(job.network, job.schedule.side, job.schedule.side)
+        except (SpxError, MemoryError) as error:
+            return str(error)
+        image, free = job.height * job.width * job.head.channels, engine.free_bytes
+        if len(job.images) * image > free:
+            return f"its images take {len(job.images) * image >> 20} MB, more than the {free >> 20} MB that the GPU has free"
+        return None
+
+    def draw(self, job: Job, canvas: Canvas, report: Report | None = None) -> None:
+        """See `Engine.draw`."""
+        from ..lower.job import window_job
+        from ..lower.packing import code_numbers
+
+        engine, tables = self.compiled(job.network, job.schedule.side, job.schedule.side)
+        numbers = code_numbers(job.code, tables.code, len(job.images)) if tables.code_numbers else None
+        engine.draw(window_job(job, canvas)._replace(code=numbers), report)
+
+    def evaluate(
+        self,
+        network: Network,
+        height: int,
+        width: int,
+        inputs: Mapping[str, np.ndarray],
+        code: np.ndarray | None = None,
+    ) -> np.ndarray:
+        """See `Engine.evaluate`."""
+        from ..lower.packing import code_numbers
+        from ..lower.window import inputs_of
+
+        known = known_inputs(network, height, width, inputs, code)
+        engine, tables = self.compiled(network, height, width, whole=True)
+        images = len(next(iter(known.values()))) if known else len(code)
+        return engine.evaluate(
+            [known[name] for name in inputs_of(network.graph)], code_numbers(code, tables.code, images)
+        )

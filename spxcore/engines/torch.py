@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable
+from collections.abc import Iterator, Mapping
 
 import numpy as np
 
+from ..canvas import Canvas
+from ..drawing import Job
 from ..errors import require
-from ..mixture import draw, to_unit
 from ..rng import pixel_words
-from ..schedule import Wavefront, window_origin
-from .base import Job, Weights, torch_device
+from ..schedules.window import Wavefront, window_origin
+from ..walk.network import Network
+from .base import Report, known_inputs, torch_device, why_no_window
+
+EMULATED = False
 
 # Windows evaluated at once: bounds the memory, whatever the number of images.
 BATCH = 512
@@ -21,58 +25,70 @@ def why_not() -> None:
     """Always runs."""
 
 
-def make(precision: str = "fp32", threads: int | None = None, device: str | None = None) -> TorchWavefront:
+def make(precision: str = "fp32", threads: int | None = None, device: str | None = None) -> Torch:
     """The engine, in fp32 or with bf16 autocast."""
     require(precision in ("fp32", "bf16"), "precision", "fp32 or bf16 for the torch engine", repr(precision))
-    return TorchWavefront(precision, threads, device)
+    return Torch(precision, threads, device)
 
 
-class TorchWavefront:
-    """See the module."""
+class Torch:
+    """See the module.
+
+    Args:
+        precision: "fp32" or "bf16".
+        threads: of the processor, while it draws; None: torch's own number.
+        device: "cpu", "cuda" ..., None for a GPU where torch has one.
+        batch: windows evaluated at once.
+    """
 
     name = "torch"
 
     def __init__(
         self, precision: str = "fp32", threads: int | None = None, device: str | None = None, batch: int = BATCH
     ):
-        import torch
+        require(threads is None or 1 <= threads <= 4096, "threads", "1 to 4096", threads)
+        self.device, self.precision, self.threads, self.batch = torch_device(device), precision, threads, batch
 
-        self.device, self.precision, self.batch = torch_device(device), precision, batch
-        if threads:
-            torch.set_num_threads(threads)
+    def why_not(self, job: Job) -> str | None:
+        """See `Engine.why_not`."""
+        return why_no_window(job)
 
-    def sample(
-        self,
-        weights: Weights,
-        job: Job,
-        progress: Callable[[int], None] | None = None,
-        out: np.ndarray | None = None,
-    ) -> np.ndarray:
-        """See `Engine.sample`."""
-        job = job.check(weights.config)
-        out = job.empty(weights.config) if out is None else out
-        for r, c in Wavefront(job.height, job.width, weights.config.patch):
-            # Images x pixels of this step, in pieces of at most `batch` windows.
-            images_a_piece = max(1, self.batch // len(r))
-            for first in range(0, len(job.images), images_a_piece):
-                images = np.arange(first, min(first + images_a_piece, len(job.images)))
-                params = self.step_params(weights, job, out, images, r, c)
-                rows, columns, numbers = (a.ravel() for a in np.broadcast_arrays(r, c, job.images[images][:, None]))
-                words = pixel_words(job.seed, rows, columns, numbers)
-                levels = draw(params, words, weights.config.channels, job.temperature, job.map)
-                out[images[:, None], r, c] = levels.reshape(len(images), len(r), -1)
-                if progress:
-                    progress(levels.shape[0])
-        return out
+    def draw(self, job: Job, canvas: Canvas, report: Report | None = None) -> None:
+        """See `Engine.draw`."""
+        with self.running():
+            for r, c in Wavefront(job.height, job.width, job.schedule.side):
+                # Images x pixels of this step, in pieces of at most `batch` windows.
+                images_a_piece = max(1, self.batch // len(r))
+                for first in range(0, len(job.images), images_a_piece):
+                    images = np.arange(first, min(first + images_a_piece, len(job.images)))
+                    self.draw_pixels(job, canvas, images, r, c)
+                    # A row's last pixel is drawn after those of all rows above it.
+                    canvas.finished[images] = r[c == job.width - 1].max(initial=canvas.finished[first] - 1) + 1
+                    if report:
+                        report(len(images) * len(r))
 
-    def step_params(
-        self, weights: Weights, job: Job, pixels: np.ndarray, images: np.ndarray, r: np.ndarray, c: np.ndarray
+    def draw_pixels(self, job: Job, canvas: Canvas, images: np.ndarray, r: np.ndarray, c: np.ndarray) -> None:
+        """Draw pixels (r, c) [R] of the images with indices `images`, which do not depend on each other."""
+        given = np.stack([canvas.is_given(n, r, c) for n in images])  # [n, R]
+        if given.all() and canvas.params is None:
+            return
+        params = self.pixel_params(job, canvas.pixels, images, r, c)
+        if canvas.params is not None:
+            canvas.params[images[:, None], r, c] = params.reshape(*given.shape, -1)
+        rows, columns, numbers = (a.ravel() for a in np.broadcast_arrays(r, c, job.images[images][:, None]))
+        words = pixel_words(job.seed, rows, columns, numbers, job.draw)
+        levels = job.head.draw(params, words, job.sampling).reshape(*given.shape, -1)
+        before = canvas.pixels[images[:, None], r, c]
+        canvas.pixels[images[:, None], r, c] = np.where(given[..., None], before, levels)
+
+    def pixel_params(
+        self, job: Job, pixels: np.ndarray, images: np.ndarray, r: np.ndarray, c: np.ndarray
     ) -> np.ndarray:
         """The network's output for pixels (r, c) of some images given what was drawn before.
 
         Args:
-            weights, job: as of `sample`.
-            pixels: uint8 [N, H, W, C].
+            job: what is drawn.
+            pixels: [N, H, W, C]; what follows a pixel in its window has no influence.
             images: [n] indices into the job's images.
             r, c: [R] rows and columns, the same in all these images.
 
@@ -81,36 +97,58 @@ class TorchWavefront:
         """
         import torch
 
-        from ..network import place_inputs
+        from .torch_feeds import window_inputs
 
-        config, m = weights.config, weights.config.patch
-        network = weights.module.to(self.device)
-        r0, c0 = window_origin(r, c, m)
-        y, x, scale = job.coordinates(config)
+        module = job.network.module.to(self.device)
+        inputs, code = window_inputs(job, pixels, images, r, c, self.device)
+        r0, c0 = window_origin(r, c, job.schedule.side)
+        with torch.no_grad(), self.arithmetic():
+            params = module(inputs, code)
+        y, x = (torch.as_tensor(np.tile(a, len(images)), device=self.device) for a in (r - r0, c - c0))
+        return params[torch.arange(len(params), device=self.device), :, y, x].float().cpu().numpy()
 
-        def tensor(values: np.ndarray) -> torch.Tensor:
-            return torch.as_tensor(np.ascontiguousarray(values, np.float32), device=self.device)
+    def evaluate(
+        self,
+        network: Network,
+        height: int,
+        width: int,
+        inputs: Mapping[str, np.ndarray],
+        code: np.ndarray | None = None,
+    ) -> np.ndarray:
+        """See `Engine.evaluate`."""
+        import torch
 
-        def of_windows(values: np.ndarray) -> torch.Tensor:  # [R] -> [n, R]
-            return tensor(values).expand(len(images), -1)
+        known = known_inputs(network, height, width, inputs, code)
+        z = None if code is None else torch.as_tensor(np.asarray(code, np.float32), device=self.device)
+        maps = {
+            name: torch.as_tensor(value, device=self.device)
+            .transpose(1, 2)
+            .unflatten(2, network.graph.values[name].size(height, width))
+            for name, value in known.items()
+            if name != "z"
+        }
+        with self.running(), torch.no_grad(), self.arithmetic():
+            result = network.module.to(self.device)(maps, z)
+        return result.flatten(2).transpose(1, 2).float().contiguous().cpu().numpy()
 
-        place = np.arange(m)
-        windows = pixels[
-            images[:, None, None, None],
-            (r0[:, None] + place)[None, :, :, None],
-            (c0[:, None] + place)[None, :, None, :],
-        ]  # [n, R, m, m, C]
-        windows = tensor(to_unit(windows)).flatten(0, 1).permute(0, 3, 1, 2)
-        scales = of_windows(np.full(len(r), scale, np.float32))
-        maps = None if job.maps is None else tensor(job.maps[images])
-        z = None if job.z is None else tensor(job.z[images]).repeat_interleave(len(r), dim=0)
-        rows = of_windows(y[r0]), of_windows(y[r0 + m - 1])
-        columns = of_windows(x[c0]), of_windows(x[c0 + m - 1])
-        bf16 = (
-            torch.autocast(self.device.type, torch.bfloat16) if self.precision == "bf16" else contextlib.nullcontext()
-        )
-        with torch.no_grad(), bf16:
-            params = network(windows, place_inputs(config, rows, columns, scales, maps), z)
-        places = torch.arange(len(params), device=self.device)
-        at = [torch.as_tensor(np.tile(a, len(images)), device=self.device) for a in (r - r0, c - c0)]
-        return params[places, :, at[0], at[1]].float().cpu().numpy()
+    def arithmetic(self):
+        """Inside, the network runs in this engine's precision."""
+        import torch
+
+        if self.precision == "bf16":
+            return torch.autocast(self.device.type, torch.bfloat16)
+        return contextlib.nullcontext()
+
+    @contextlib.contextmanager
+    def running(self) -> Iterator[None]:
+        """Inside, torch has this engine's number of threads."""
+        import torch
+
+        before = torch.get_num_threads()
+        if self.threads:
+            torch.set_num_threads(self.threads)
+        try:
+            yield
+        finally:
+            if self.threads:
+                torch.set_num_threads(before)

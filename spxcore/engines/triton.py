@@ -1,6 +1,6 @@
 """The compiled network on a GPU: `spxcore.plan` run by the Triton kernels of `spxcore.kernels`. Needs no CUDA toolkit.
 
-Rows of an image are drawn in blocks of m columns. All blocks that can be drawn at once are a wave (`kernels/program.py`); a wave is a
+Rows of an image are drawn in blocks of m columns. All blocks that can be drawn at once are a wave (`kernels/windows.py`); a wave is a
 few dozen launches, captured once in a CUDA graph and replayed for every wave. In Triton's interpreter (TRITON_INTERPRET=1) the same
 launches are plain calls.
 """
@@ -12,12 +12,23 @@ import functools
 import importlib.util
 import os
 import weakref
-from collections.abc import Callable
+from collections.abc import Mapping
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-from ..errors import require
-from .base import Job, Weights
+from ..canvas import Canvas
+from ..drawing import Job
+from ..errors import SpxError, require
+from ..walk.network import Network
+from .base import NATIVE_LEVELS, Report, why_no_window
+
+if TYPE_CHECKING:
+    from ..kernels.launch import OnDevice
+    from ..kernels.tuning import Blocks
+
+# Whether Triton runs kernels in its interpreter, on the CPU: slowly, for tests.
+EMULATED = os.environ.get("TRITON_INTERPRET") == "1"
 
 # How the products' inputs are rounded; sums are always fp32. tf32x3 is three tf32 products, nearly fp32.
 PRECISIONS = ("fp32", "tf32x3", "tf32", "bf16")
@@ -26,13 +37,8 @@ PRECISIONS = ("fp32", "tf32x3", "tf32", "bf16")
 MEMORY_SHARE = 0.5
 INTERPRETER_MEMORY = 1 << 30
 
-# At most so many calls of `progress`, and looks for Ctrl-C, a batch of images: each waits for the GPU.
+# Reports a batch of images, at most. Each waits for the GPU, and is when Ctrl-C is seen.
 REPORTS = 256
-
-
-def interpreted() -> bool:
-    """Whether Triton runs kernels in its interpreter, on the CPU: slowly, for tests."""
-    return os.environ.get("TRITON_INTERPRET") == "1"
 
 
 @functools.cache
@@ -51,7 +57,7 @@ def why_not() -> str | None:
     """Why it cannot run here; None if it can."""
     if importlib.util.find_spec("triton") is None:
         return "Triton is not installed: pip install triton"
-    if interpreted():
+    if EMULATED:
         return None
     if not _devices():
         return (
@@ -70,11 +76,6 @@ def why_not() -> str | None:
     )
 
 
-def emulated() -> bool:
-    """Whether it can run here, but only for tests: `auto` then passes it over."""
-    return interpreted()
-
-
 def make(precision: str = "fp32", threads: int | None = None, device: str | None = None) -> Triton:
     """The engine.
 
@@ -84,7 +85,7 @@ def make(precision: str = "fp32", threads: int | None = None, device: str | None
         device: "cuda", "cuda:N" or None.
     """
     require(precision in PRECISIONS, "precision", f"{', '.join(PRECISIONS)} for the triton engine", repr(precision))
-    allowed = device is None or interpreted() or device.split(":")[0] == "cuda"
+    allowed = device is None or EMULATED or device.split(":")[0] == "cuda"
     require(allowed, "device", "cuda or cuda:N for the triton engine", repr(device))
     return Triton(precision, device)
 
@@ -95,62 +96,78 @@ class Triton:
     Args:
         precision: one of `PRECISIONS`.
         device: "cuda", "cuda:N", or None for the current GPU (the CPU in the interpreter).
-        blocks: `spxcore.kernels.tuning.Blocks`; None for the GPU's generation.
+        blocks: sizes of the kernels' tiles; None for the GPU's generation.
         memory: bytes for a batch of images; None for a share of what is free.
+        poison: fill new memory with NaN, which must change nothing: for tests.
     """
 
     name = "triton"
 
-    def __init__(self, precision: str = "fp32", device: str | None = None, blocks=None, memory: int | None = None):
+    def __init__(
+        self, precision: str = "fp32", device: str | None = None, blocks: Blocks | None = None, memory: int | None = None,
+        poison: bool = False,
+    ):  # fmt: skip
         import torch
 
         from ..kernels.tuning import INTERPRETER, blocks_for
         from .base import torch_device
 
-        self.precision, self.memory = precision, memory
-        self.device = torch.device("cpu") if interpreted() else torch_device(device or "cuda")
+        self.precision, self.memory, self.poison = precision, memory, poison
+        self.device = torch.device("cpu") if EMULATED else torch_device(device or "cuda")
         if self.device.type == "cuda":
             blocks = blocks or blocks_for(torch.cuda.get_device_capability(self.device)[0])
         self.blocks = blocks or INTERPRETER
-        self._compiled: weakref.WeakKeyDictionary[Weights, object] = weakref.WeakKeyDictionary()
+        self._compiled: weakref.WeakKeyDictionary[Network, dict[int, OnDevice]] = weakref.WeakKeyDictionary()
 
-    def compiled(self, weights: Weights):
-        """A network's tables on the device, made when they are first asked for."""
-        if weights not in self._compiled:
-            from ..kernels.run import DeviceNetwork
-            from ..kernels.tables import network_tables
-            from ..plan import compile_network
+    def compiled(self, network: Network, side: int) -> OnDevice:
+        """A network's tables on the device, for windows of so many pixels a side; made when they are first asked for.
 
-            tables = network_tables(compile_network(weights), self.blocks)
-            self._compiled[weights] = DeviceNetwork(weights.config, tables, self.blocks, self.precision, self.device)
-        return self._compiled[weights]
+        Raises:
+            SpxError: for a network that the kernels cannot run.
+        """
+        of_network = self._compiled.setdefault(network, {})
+        if side not in of_network:
+            from ..kernels.launch import OnDevice
+            from ..kernels.tables import network_layout
+            from ..plan import plan_at
 
-    def sample(
-        self,
-        weights: Weights,
-        job: Job,
-        progress: Callable[[int], None] | None = None,
-        out: np.ndarray | None = None,
-    ) -> np.ndarray:
-        """See `Engine.sample`."""
-        from ..kernels.run import Images
+            layout = network_layout(plan_at(network.graph, side, side), self.blocks)
+            of_network[side] = OnDevice(layout, self.blocks, self.precision, self.device, EMULATED)
+        return of_network[side]
 
-        config, job = weights.config, job.check(weights.config)
-        out = job.empty(config) if out is None else out
-        network = self.compiled(weights)
-        together = network.images_together(job, self.memory_for_images())
-        for first in range(0, len(job.images), together):
-            piece = slice(first, first + together)
-            images = Images(
-                network, job, job.images[piece],
-                None if job.z is None else job.z[piece], None if job.maps is None else job.maps[piece],
-                *job.coordinates(config),
-            )  # fmt: skip
+    def why_not(self, job: Job) -> str | None:
+        """See `Engine.why_not`."""
+        reason = why_no_window(job, NATIVE_LEVELS)
+        if reason is None:
             try:
-                images.draw(progress, REPORTS)
-            finally:
-                out[piece] = images.pixels()
-        return out
+                self.compiled(job.network, job.schedule.side)
+            except SpxError as error:
+                reason = f"it cannot run this network: {error}"
+        return reason
+
+    def draw(self, job: Job, canvas: Canvas, report: Report | None = None) -> None:
+        """See `Engine.draw`."""
+        from ..kernels.launch import Images
+        from ..lower.job import window_job
+
+        network, task = self.compiled(job.network, job.schedule.side), window_job(job, canvas)
+        together = network.images_together(task, self.memory_for_images())
+        for first in range(0, len(job.images), together):
+            # No name is bound to a batch: its memory is free before the next one's is taken.
+            Images(network, task, slice(first, first + together), self.poison).draw(report, REPORTS)
+
+    def evaluate(
+        self,
+        network: Network,
+        height: int,
+        width: int,
+        inputs: Mapping[str, np.ndarray],
+        code: np.ndarray | None = None,
+    ) -> np.ndarray:
+        """See `Engine.evaluate`; torch's, on the same device and in fp32: there is nothing that waits for a pixel."""
+        from .torch import Torch
+
+        return Torch(device=str(self.device)).evaluate(network, height, width, inputs, code)
 
     def memory_for_images(self) -> int:
         """Bytes that the arenas of a batch of images may take."""
@@ -160,4 +177,6 @@ class Triton:
             return INTERPRETER_MEMORY
         import torch
 
-        return int(torch.cuda.mem_get_info(self.device)[0] * MEMORY_SHARE)
+        # What torch keeps for itself, and does not use, it will give to the arenas.
+        cached = torch.cuda.memory_reserved(self.device) - torch.cuda.memory_allocated(self.device)
+        return int((torch.cuda.mem_get_info(self.device)[0] + cached) * MEMORY_SHARE)

@@ -1,9 +1,9 @@
-"""The window program: compiled from a network's weights, executed by every engine. See `spxcore.plan.model`."""
+"""The plan: a network at one size, every place and every tap as data. See `spxcore.plan.plan`."""
 
 from __future__ import annotations
 
-from .compile import compile_network, fold_constants
+from .at import plan_at
 from .execute import execute
-from .model import FORMS, TIERS, Plan, Source, Stage, Value
+from .plan import Plan, Source, Stage, Value
 
-__all__ = ["FORMS", "TIERS", "Plan", "Source", "Stage", "Value", "compile_network", "execute", "fold_constants"]
+__all__ = ["Plan", "Source", "Stage", "Value", "execute", "plan_at"]

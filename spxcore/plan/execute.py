@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from .model import BLOCK, PLACE, ROW, SOURCE, Plan
+from .plan import BLOCK, PLACE, ROW, SOURCE, Plan
 
 
 def elu(x: np.ndarray) -> np.ndarray:
@@ -12,25 +12,37 @@ def elu(x: np.ndarray) -> np.ndarray:
     return np.where(x > 0, x, np.expm1(np.minimum(x, 0)))
 
 
-def form_of(x: np.ndarray, form: str) -> np.ndarray:
-    """What a tap sees of a value x [..., channels]: see `spxcore.plan.model.FORMS`."""
+def seen_as(x: np.ndarray, form: str) -> np.ndarray:
+    """What a tap sees of a value x [..., channels]: see `spxcore.graph.FORMS`."""
     if form == "raw":
         return x
+    if form == "relu":
+        return np.maximum(x, 0)
     return elu(x) if form == "elu" else elu(np.concatenate([x, -x], axis=-1))
 
 
+def gated(x: np.ndarray, gate: str) -> np.ndarray:
+    """What a gate makes of a sum x [..., outputs]: see `spxcore.graph.GATES`."""
+    if gate == "none":
+        return x
+    a, b = np.split(x, 2, axis=-1)
+    with np.errstate(over="ignore"):  # a gate shut tight: 1 / (1 + inf) is the right zero
+        return a / (1 + np.exp(-b))
+
+
 def execute(plan: Plan, inputs: dict[str, np.ndarray], z: np.ndarray | None = None) -> dict[str, np.ndarray]:
-    """Run a plan on a batch of windows.
+    """Run a plan on a batch.
 
     Args:
         plan: a valid plan.
         inputs: for each of `plan.inputs` an array [B, places, channels]; its type, float32 or float64, is computed in.
-        z: [B, Z] codes, or None for a plan without latent.
+        z: [B, Z] codes, or None for a plan without.
 
     Returns:
         Every value by name, [B, places, channels]; places that the plan does not compute are NaN.
     """
-    batch, dtype = len(inputs[plan.inputs[0]]), inputs[plan.inputs[0]].dtype
+    given = next(iter(inputs.values()))
+    batch, dtype = len(given), given.dtype
     values = {
         name: np.array(inputs[name])
         if name in plan.inputs
@@ -39,15 +51,14 @@ def execute(plan: Plan, inputs: dict[str, np.ndarray], z: np.ndarray | None = No
     }
     for stage in plan.stages:
         total = np.repeat(stage.bias[stage.bias_row][None].astype(dtype), batch, axis=0)  # [B, P, outputs]
-        if stage.latent is not None:
-            total += (z @ stage.latent)[:, None]
-        forms = [form_of(values[source.value], source.form) for source in stage.sources]
+        if stage.code is not None:
+            total += (z @ stage.code)[:, None]
+        seen = [seen_as(values[source.value], source.form) for source in stage.sources]
         for tap in stage.taps:
             weights = stage.sources[tap[SOURCE]].weights[tap[BLOCK]]
-            total[:, tap[ROW]] += forms[tap[SOURCE]][:, tap[PLACE]] @ weights
+            total[:, tap[ROW]] += seen[tap[SOURCE]][:, tap[PLACE]] @ weights
+        result = gated(total, stage.gate)
         if stage.residual is not None:
-            a, b = np.split(total, 2, axis=-1)
-            with np.errstate(over="ignore"):  # a gate shut tight: 1 / (1 + inf) is the right zero
-                total = values[stage.residual][:, stage.places] + a / (1 + np.exp(-b))
-        values[stage.output][:, stage.places] = total
+            result = values[stage.residual][:, stage.places] + result
+        values[stage.output][:, stage.places] = result
     return values

@@ -11,7 +11,7 @@ from spxcore import __version__
 from spxcore.engines import CHOICES, PRECISIONS
 from spxcore.errors import SpxError, require
 
-from ..paper import with_error
+from ..models.spatial.paper import row_of, with_error
 from . import run
 
 
@@ -152,8 +152,6 @@ _SHOWN = (
 
 def paper_row(config) -> dict | None:
     """The paper's row of a network as plain values, sizes as strings; None if it has none."""
-    from ..paper import row_of
-
     row = row_of(config)
     if row is None:
         return None
@@ -166,7 +164,7 @@ def paper_row(config) -> dict | None:
 
 def _write(report: dict, folder: Path) -> None:
     """report.json and report.md."""
-    from ..files import write_atomically
+    from ..io.files import write_atomically
 
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -204,7 +202,7 @@ def judge(arguments: argparse.Namespace) -> int:
     model, lenet = load(arguments.checkpoint), load_lenet(arguments.lenet)
     channels, side = test.images.shape[1:3]
     require(channels == 1, "data", "grey images, which the classifier and the contours are for", f"{channels} channels")
-    smallest = max(side, model.patch)
+    smallest = max(side, model.schedule.side)
     for name in ("res", "contours", "figures"):
         sizes = getattr(arguments, name)
         require(all(size >= smallest for size in sizes), name, f"sizes of at least {smallest}", sizes)
@@ -231,7 +229,7 @@ def judge(arguments: argparse.Namespace) -> int:
     report = {
         "checkpoint": arguments.checkpoint, "version": __version__, "engine": engine.name,
         "precision": arguments.precision, "seed": arguments.seed, "temperature": arguments.temperature,
-        "paper": paper_row(model.config) if arguments.data == "mnist" else None, **report,
+        "paper": paper_row(model.config.network) if arguments.data == "mnist" else None, **report,
     }  # fmt: skip
     if arguments.out:
         _write(report, arguments.out)

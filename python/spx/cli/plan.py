@@ -29,14 +29,17 @@ def main(argv: list[str] | None = None) -> int:
 
 
 def _main(arguments: argparse.Namespace) -> int:
-    from spxcore.plan import compile_network
-    from spxcore.plan.summary import as_text, image_summary, image_text, summary
+    from spxcore.lower.summary import as_text, image_summary, image_text, summary
+    from spxcore.plan import plan_at
 
     from ..checkpoints import read_checkpoint
-    from ..image_networks import plans
 
-    checkpoint = read_checkpoint(arguments.checkpoint)
-    figures, images = summary(compile_network(checkpoint.weights)), image_summary(plans(checkpoint))
+    checkpoint, plans = read_checkpoint(arguments.checkpoint), {}
+    for prefix, network in checkpoint.networks.items():
+        side = checkpoint.model.side(checkpoint.config, prefix)
+        plans[prefix.split(".")[-1]] = plan_at(network.graph, side, side)
+    figures = next(summary(plan) for plan in plans.values() if plan.drawn)
+    images = image_summary({name: plan for name, plan in plans.items() if not plan.drawn})
     if arguments.json:
         print(json.dumps({**figures, "image_networks": images}))
     else:

@@ -36,7 +36,7 @@ def parser() -> argparse.ArgumentParser:
     )
     what = p.add_argument_group("what to draw")
     dimensions = what.add_mutually_exclusive_group()
-    dimensions.add_argument("--res", type=int, metavar="N", help="height and width in pixels (default: 28)")
+    dimensions.add_argument("--res", type=int, metavar="N", help="height and width in pixels (the data's own)")
     dimensions.add_argument("--size", type=size, metavar="HxW", help="height and width apart")
     what.add_argument("--n", type=int, default=1, metavar="K", help="number of images, or of drawings of each file (1)")
     what.add_argument("--seed", type=int, default=0, metavar="S", help="the same seed draws the same pixels (0)")
@@ -53,7 +53,9 @@ def parser() -> argparse.ArgumentParser:
         help="gradient steps that bring their codes nearer to the files (0)",
     )
     what.add_argument("--temperature", type=float, default=1.0, metavar="T", help="factor on the pixels' spread (1)")
-    what.add_argument("--map", action="store_true", help="MAP sampling: the drawn component's mean, without noise")
+    what.add_argument(
+        "--mode", "--map", action="store_true", help="MAP sampling: the drawn component's mean, without noise"
+    )
     how = p.add_argument_group("how to draw")
     how.add_argument(
         "--checkpoint", default="mnist-8x8", metavar="NAME", help="shipped name, folder, or hub name (mnist-8x8)"
@@ -116,7 +118,7 @@ def _bar(pixels: int, name: str) -> Iterator[Callable[[int], None] | None]:
 def draw(arguments: argparse.Namespace) -> int:
     """The command's body; returns the exit code."""
     _check(arguments)
-    from ..pictures import check_writable, read_image, write_images
+    from ..io.pictures import check_writable, read_image, write_images
 
     files = arguments.reconstruct or []
     n = arguments.n * max(1, len(files))
@@ -127,29 +129,35 @@ def draw(arguments: argparse.Namespace) -> int:
     import numpy as np
 
     from spxcore import engines
-    from spxcore.schedule import check_size
+    from spxcore.draw import draw as core_draw
+    from spxcore.heads import Sampling
 
     from ..api import load
+    from ..request import Request
 
     model = load(arguments.checkpoint)
-    height, width = arguments.size or (arguments.res or 28,) * 2
-    check_size(height, width, model.patch)
+    height, width = arguments.size or (arguments.res or model.family.size(model.config),) * 2
+    sampling = Sampling(arguments.temperature, arguments.mode)
+    how = {"height": height, "width": width, "n": n, "seed": arguments.seed, "sampling": sampling}
+    model.schedule.check_size(height, width)
+    if files:
+        inputs = [read_image(file, model.head.channels) for file in files]
+        inputs = [255 - image if arguments.invert else image for image in inputs]
+        codes = np.concatenate([model.encode(image[None], arguments.refine) for image in inputs])
+        request = Request(**how, code=np.repeat(codes, arguments.n, axis=0))
+    else:
+        request = Request(**how, label=arguments.digit)
+    drawing = model.drawing(request)
+    first = drawing.job(0, np.arange(1), {})  # by which "auto" finds an engine that can draw it
     engine = engines.get(
-        arguments.engine, precision=arguments.precision, threads=arguments.threads, device=arguments.device
+        arguments.engine, first, precision=arguments.precision, threads=arguments.threads, device=arguments.device
     )
-    out = np.zeros((n, height, width, model.config.channels), np.uint8)
-    options = dict(temperature=arguments.temperature, map=arguments.map, engine=engine, out=out)
+    out = np.zeros((n, height, width, model.head.channels), np.uint8)
     began = time.perf_counter()
     interrupted = False
-    with _bar(n * height * width, engine.name) as options["progress"]:
+    with _bar(n * height * width, engine.name) as report:
         try:
-            if files:
-                inputs = [read_image(file, model.config.channels) for file in files]
-                inputs = [255 - image if arguments.invert else image for image in inputs]
-                codes = np.concatenate([model.encode(image[None], arguments.refine) for image in inputs])
-                model.draw(height, width, np.repeat(codes, arguments.n, axis=0), arguments.seed, **options)
-            else:
-                model.sample(height, width, n, arguments.seed, digit=arguments.digit, **options)
+            core_draw(drawing, engine, out, report)
         except KeyboardInterrupt:
             interrupted = True
     seconds = time.perf_counter() - began

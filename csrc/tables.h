@@ -1,0 +1,96 @@
+// Rows of the tables that Python fills: spxcore/lower/tables.py, column for column.
+//
+// No C++ library here: files for several instruction sets include it, and the linker must not mix their copies. Rows of
+// an arena are -1 where they are not used.
+#pragma once
+
+#include <stdint.h>
+
+namespace spx {
+
+// Of what crosses from Python: these tables, and the fields of jobs and options. spxcore/native.py has the same number.
+constexpr int VERSION = 1;
+
+// Sums a row of numbers at one place, and finishes it or leaves the sum for a later op.
+struct Op {
+  int32_t bias;            // first of `outputs` biases
+  int32_t code;            // first of `outputs` rows of U z, or -1
+  int32_t partial_in;      // start from these rows instead of bias and code
+  int32_t partial_out;     // leave the sum here and do nothing else
+  int32_t residual;        // x that is added at the end
+  int32_t residual_ahead;  // the same, for an op of a step whose x the ahead part computed
+  int32_t raw;             // where the result goes
+  int32_t activated;       // where its activation goes, in `form`
+  int32_t outputs;         // numbers summed: the result's channels, twice as many before a gate
+  int32_t tap_begin, tap_end;
+  int32_t gate;  // GATE_NONE or GATE_SIGMOID
+  int32_t form;  // FORM_PAIRS or FORM_RELU
+};
+constexpr int32_t GATE_NONE = 0;
+constexpr int32_t GATE_SIGMOID = 1;  // a sigmoid(b), a and b being the halves of the sum
+constexpr int32_t FORM_PAIRS = 0;    // elu(x_0), elu(-x_0), elu(x_1) ...
+constexpr int32_t FORM_RELU = 1;
+
+struct Tap {
+  int32_t source;   // first arena row it reads
+  int32_t weights;  // first number of its weight block
+  int32_t inputs;   // rows it reads
+  int32_t pairs;    // 1 if they are pairs of concat_elu, which bf16 keeps in half as many rows, else 0
+};
+
+// A place of a network's first input, and where it goes.
+struct Pixel {
+  int32_t place, row;
+};
+
+// A place of one of its other inputs, counted from 0.
+struct Told {
+  int32_t input, place, row;
+};
+
+// Places along the axes of an input, and numbers at each.
+struct Input {
+  int32_t height, width, channels;
+};
+
+// Weights [inputs][outputs] from number `first` on.
+struct Block {
+  int32_t first, inputs, outputs;
+};
+
+namespace cuda {
+
+// One kind of window. Ranges of the tables; a step's pixels of the current row begin at pixel_current.
+struct ProgramRow {
+  int32_t part, steps;  // its parts are the ahead part, then the steps
+  int32_t pixel, pixel_current, pixel_end;
+  int32_t told, told_end;
+  int32_t params;   // its targets' parameters are at the words params[params : params + targets]
+  int32_t targets;  // one a step; without steps all that comes out of the ahead part
+};
+
+// A product [places x windows][inputs] [inputs][columns], and what follows it. Its inputs are chunks of words.
+struct Product {
+  int32_t place, places;  // places[place : place + places]
+  int32_t weights;        // first word, [chunks][tiles][words of a tile]
+  int32_t chunks;         //
+  int32_t kinds;          // chunk q has kinds[kinds + q] words, plus a flag for fp32 numbers rather than pairs
+  int32_t sources;        // place r's chunk q begins at word sources[sources + q * places + r] of the arena, -1: zeros
+  int32_t columns;        // numbers summed at a place; before a gate a_0, b_0, a_1, b_1 ...
+  int32_t gate;           // as of Op
+  int32_t sync;           // it reads what products before it wrote, or writes what they read
+};
+
+// A place that a product computes. First numbers in bias and code, words of the arena; -1 for unused.
+struct Place {
+  int32_t bias, code;
+  int32_t partial_in;   // start from these sums instead of bias and code
+  int32_t partial_out;  // leave the sums here and do nothing else
+  int32_t residual;     // x that is added at the end
+  int32_t raw;          // where the result goes
+  int32_t activated;    // where its activation goes
+  int32_t form;         // FORM_PAIRS, packed as the precision wants them, or FORM_RELU, fp32 numbers read as raw ones
+};
+
+}  // namespace cuda
+}  // namespace spx

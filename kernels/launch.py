@@ -1,0 +1,389 @@
+"""Launches the kernels of `windows`: a network on a device, and a batch of images that is drawn with it, wave by wave."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+
+from ..errors import require
+from ..heads import Head
+from ..lower.job import WindowJob
+from ..lower.packing import code_numbers
+from . import windows as kernels
+from .tables import ALIGN, JOB, PROGRAM, UNIT, Layout, padded
+from .tuning import Blocks
+
+# Precision -> input precision of tl.dot for pairs of concat_elu and for raw numbers (pixels, what is told, the residual stream), which
+# stay float32 in bf16 mode too; and how many numbers of pairs fit into four bytes.
+_DOT = {
+    "fp32": ("ieee", "ieee", 1),
+    "tf32x3": ("tf32x3", "tf32x3", 1),
+    "tf32": ("tf32", "tf32", 1),
+    "bf16": ("ieee", "tf32", 2),
+}
+
+# Flags of `wanted`.
+COMPUTED, DRAWN = 1, 2
+
+
+def power_of_two(n: int) -> int:
+    """The least that is at least n."""
+    return 1 << max(n - 1, 0).bit_length()
+
+
+class Shape:
+    """What a kernel is compiled for. Kernels read `SHAPE.value.name`: the compiler wraps a shape in a `constexpr`, and the interpreter
+    does not."""
+
+    @property
+    def value(self):
+        return self
+
+
+@dataclass(frozen=True)
+class Tile(Shape):
+    """A tile of `ahead` or `steps`.
+
+    Attributes:
+        lanes, places, stages: see `Blocks`.
+        columns, pair_k: see `Layout`.
+        precision, raw_precision, scale: see `_DOT`.
+        relu: whether any value is read through relu.
+    """
+
+    lanes: int
+    places: int
+    stages: int
+    columns: int
+    pair_k: int
+    precision: str
+    raw_precision: str
+    scale: int
+    relu: bool
+
+
+@dataclass(frozen=True)
+class FeedShape(Shape):
+    """What fills the inputs.
+
+    Attributes:
+        channels: C, of a pixel.
+        numbers: e, that the network sees of a channel.
+        told: D, numbers of a place of the other inputs.
+        maps: feature maps among these.
+        pixel_p, told_p, side_p: powers of two, at least a pixel's and a place's numbers (and ALIGN), and m.
+    """
+
+    channels: int
+    numbers: int
+    told: int
+    maps: int
+    pixel_p: int
+    told_p: int
+    side_p: int
+
+
+@dataclass(frozen=True)
+class HeadShape(Shape):
+    """How pixels are drawn.
+
+    Attributes:
+        kind, channels, levels, parameters, components: of the head; a softmax has a component a level.
+        components_p, parameters_p: powers of two, at least as many.
+        mode: see `Sampling`.
+    """
+
+    kind: str
+    channels: int
+    levels: int
+    parameters: int
+    components: int
+    components_p: int
+    parameters_p: int
+    mode: bool
+
+    @classmethod
+    def of(cls, head: Head, mode: bool) -> HeadShape:
+        components = head.levels if head.kind == "softmax" else head.components
+        return cls(
+            head.kind, head.channels, head.levels, head.parameters, components, power_of_two(components),
+            power_of_two(head.parameters), mode,
+        )  # fmt: skip
+
+
+class OnDevice:
+    """A network's tables on a device.
+
+    Args:
+        layout: of its plan.
+        blocks: how work is cut up; those of `layout`.
+        precision: a key of `_DOT`.
+        device: where.
+        interpreted: whether Triton's interpreter runs the kernels.
+    """
+
+    def __init__(self, layout: Layout, blocks: Blocks, precision: str, device: torch.device, interpreted: bool = False):
+        self.layout, self.blocks, self.device = layout, blocks, device
+        dot, raw_dot, scale = _DOT[precision]
+        if precision == "bf16" and interpreted:
+            dot = "widen"
+        relu = bool((layout.operations["relu"] * (layout.operations["activated"] >= 0)).any())
+        rest = layout.columns, layout.pair_k, dot, raw_dot, scale, relu
+        self.tile = Tile(blocks.lanes, blocks.places, blocks.stages, *rest)
+        self.step_tile = Tile(blocks.step_lanes, blocks.step_places, 1, *rest)
+        self.pair_type = torch.bfloat16 if precision == "bf16" else torch.float32
+        self.tables, self.bias = self.put(layout.flat()), self.put(layout.bias)
+        self.weights = self.put(layout.pair_weights).to(self.pair_type), self.put(layout.raw_weights)
+
+    def put(self, array: np.ndarray) -> torch.Tensor:
+        """An array on the device; empty ones get one element, so that they have an address."""
+        array = np.ascontiguousarray(array)
+        return torch.from_numpy(array if array.size else np.zeros(1, array.dtype)).to(self.device)
+
+    def programs(self, height: int, width: int, images: int) -> np.ndarray:
+        """The table of programs for so many images, int64 columns by the names of `PROGRAM`, in numbers; no lanes where no pixel is."""
+        m, at, rows = self.layout.side, 0, []
+        blocks = -(-width // m)
+        for number, arena in enumerate(self.layout.rows):
+            i, left = divmod(number, 2)
+            low, high = (i, i) if i < m - 1 else (i, height - 1)
+            together = min(high - low + 1, 1 if left else blocks - 1)
+            group = padded(together * images, self.blocks.step_lanes)
+            lanes = padded(group * (1 if left else m), self.blocks.lanes)
+            if not together:
+                group, lanes = 1, 0
+            rows.append((at, lanes, group, left, low, high, i))
+            at += padded(int(arena) * lanes, 64)
+        return np.array(rows, [(name, np.int64) for name in PROGRAM.names])
+
+    def arena_numbers(self, height: int, width: int, images: int) -> int:
+        """Numbers in the arenas of all programs together."""
+        return int((self.layout.rows * self.programs(height, width, images)["lanes"]).sum())
+
+    def images_together(self, job: WindowJob, memory: int) -> int:
+        """How many of the job's images to draw at once, in so many bytes."""
+        kept = 0 if job.params is None else job.params.shape[3]
+
+        def needed(images: int) -> int:
+            return 4 * (self.arena_numbers(job.height, job.width, images) + images * job.height * job.width * kept)
+
+        low, high = 1, len(job.images)
+        while low < high:
+            middle = (low + high + 1) // 2
+            low, high = (middle, high) if needed(middle) <= memory else (low, middle - 1)
+        require(
+            needed(low) <= memory,
+            "height and width",
+            f"an image whose windows fit into {memory / 1e9:.1f} GB of GPU memory",
+            f"{needed(low) / 1e9:.1f} GB for {job.height}x{job.width}",
+            "use a narrower image, or --engine cpp",
+        )
+        return low
+
+
+@dataclass(frozen=True)
+class Work:
+    """What each launch of a wave does: tables of `windows.inputs`, of `ahead` for each stage, and of `steps`."""
+
+    inputs: torch.Tensor
+    ahead: list[torch.Tensor]
+    steps: torch.Tensor
+
+
+class Images:
+    """Images in the making.
+
+    `wanted` is uint8 [N, H, W]: COMPUTED where a window has to be computed for the pixel (for one of the first m of a row: for it or
+    one of the first m that follow it, with which it shares a window), DRAWN where the pixel is drawn.
+
+    Args:
+        network: on the device.
+        job: what to draw.
+        piece: which of its images.
+        poison: fill new memory with NaN, which must change nothing.
+    """
+
+    def __init__(self, network: OnDevice, job: WindowJob, piece: slice, poison: bool = False):
+        put, layout = network.put, network.layout
+        self.network, self.job, self.piece, m = network, job, piece, layout.side
+        numbers = job.images[piece]
+        self.count, self.blocks = len(numbers), -(-job.width // m)
+        self.waves = job.height - 1 + self.blocks
+        # Rows above m - 1 have programs of their own, which end with the last block of row m - 2.
+        self.top_waves = min(m - 2 + self.blocks, self.waves) if m > 1 else 0
+        self.table = network.programs(job.height, job.width, self.count)
+        total = network.arena_numbers(job.height, job.width, self.count) + 64 * len(self.table)
+        self.memory = torch.full((total,), float("nan") if poison else 0.0, device=network.device)
+        self.pairs = self.memory.view(network.pair_type)
+        self.image = put(job.pixels[piece])
+        self.kept = put(np.zeros(0, np.float32) if job.params is None else job.params[piece])
+        code = None if job.code is None else job.code[piece]
+        self.code = put(code_numbers(code, layout.code, self.count))
+        maps = job.maps if job.maps is None or len(job.maps) == 1 else job.maps[piece]
+        maps = np.zeros((1, 1, 1, 0), np.float32) if maps is None else maps.transpose(0, 2, 3, 1)
+        self.maps, self.axes = put(maps), put(np.concatenate([job.y_axis, job.x_axis, job.extra]))
+        self.seen = put(job.table)
+        self.row = self.row_of(numbers, maps.shape)
+        self.wave = self.row[list(JOB.names).index("wave")]  # a view: kernels see what is added to it
+        c, e, told = job.pixels.shape[3], job.table.shape[1], 2 + len(job.extra) + maps.shape[3]
+        require(
+            c * e == layout.pixel, "pixels", f"{layout.pixel} numbers each, as the network sees them", f"{c} times {e}"
+        )
+        require(layout.told in (0, told), "places", f"{layout.told} numbers each", told)
+        self.feed = FeedShape(
+            c, e, layout.told, maps.shape[3], max(power_of_two(c * e), ALIGN), max(power_of_two(layout.told), ALIGN), power_of_two(m)
+        )  # fmt: skip
+        self.head = HeadShape.of(job.head, job.mode)
+        self.wanted, self.of_wave = self.what_is_wanted()
+        everything = range(len(self.table))
+        self.work = {"top": self.work_of(everything), "interior": self.work_of(everything[-2:])}
+        self.finished = 0
+
+    def row_of(self, numbers: np.ndarray, maps: tuple[int, ...]) -> torch.Tensor:
+        """The row of `JOB`, the programs and the images' numbers."""
+        job, row, programs = self.job, np.zeros(1, JOB), np.zeros(len(self.table), PROGRAM)
+        row["images"], row["height"], row["width"], row["blocks"] = self.count, job.height, job.width, self.blocks
+        row["numbers"], row["code"] = len(JOB) + programs.size * len(PROGRAM), self.network.layout.code.shape[1]
+        row["map_images"], row["map_height"], row["map_width"] = maps[:3]
+        row["seed_low"], row["seed_high"], row["draw"] = job.seed & 0xFFFFFFFF, job.seed >> 32, job.draw
+        row["temperature"] = job.temperature
+        for name in PROGRAM.names:
+            programs[name] = self.table[name] // (UNIT if name in ("arena", "lanes") else 1)
+        return self.network.put(np.concatenate([a.view(np.int32) for a in (row, programs, numbers.astype(np.uint32))]))
+
+    def what_is_wanted(self) -> tuple[torch.Tensor | None, np.ndarray]:
+        """`wanted` on the device, None if that is everything; and whether each wave has something to compute, bool [waves]."""
+        job, m, keep = self.job, self.network.layout.side, self.job.params is not None
+        if job.given is None:
+            return None, np.ones(self.waves, bool)
+        given = job.given if len(job.given) == 1 else job.given[self.piece]
+        drawn = np.broadcast_to(~given, (self.count, job.height, job.width))
+        computed = np.full(drawn.shape, True) if keep else drawn.copy()
+        computed[:, :, :m] = np.logical_or.accumulate(computed[:, :, m - 1 :: -1], axis=2)[:, :, ::-1]
+        r, c = np.nonzero(computed.any(axis=0))
+        of_wave = np.bincount(r + c // m, minlength=self.waves) > 0
+        return self.network.put((computed * COMPUTED + drawn * DRAWN).astype(np.uint8)), of_wave
+
+    def work_of(self, programs) -> Work:
+        """The work of some of the programs."""
+        layout, blocks, put = self.network.layout, self.network.blocks, self.network.put
+
+        def tiles(program: int, of: int) -> np.ndarray:
+            return np.arange(self.table["lanes"][program] // of)
+
+        def product(numbers, tiles) -> np.ndarray:
+            """Every pair, tile by tile: neighbours read the same windows."""
+            return np.stack(np.meshgrid(tiles, numbers, indexing="ij"), axis=-1).reshape(-1, 2)[:, ::-1]
+
+        def table(items: list[np.ndarray]) -> torch.Tensor:
+            items = np.concatenate(items).astype(np.int32)
+            return put(items) if len(items) else torch.zeros(0, items.shape[1], dtype=torch.int32)
+
+        inputs = [product(np.flatnonzero(layout.inputs["program"] == p), tiles(p, blocks.lanes)) for p in programs]
+        ahead = [
+            table([np.insert(product(stage.groups[p], tiles(p, blocks.lanes)), 0, p, axis=1) for p in programs])
+            for stage in layout.stages
+        ]
+        groups = [p for p in programs if self.table["lanes"][p]]
+        steps = [product([p], np.arange(-(-self.table["group"][p] // blocks.step_lanes))) for p in groups]
+        return Work(table(inputs), ahead, table(steps))
+
+    def launches(self, work: Work, draw: bool = True) -> Iterator[tuple[str, int]]:
+        """Launch one wave, the one that `self.wave` counts; yields each launch's kernel, and number among its kind, after it.
+
+        draw: False leaves the image as it is.
+        """
+        network, layout, blocks = self.network, self.network.layout, self.network.blocks
+        tables, memory = (network.tables, self.row), (self.memory, self.pairs)
+        wanted = self.image if self.wanted is None else self.wanted
+        shared = {"M": layout.side, "WANTED": self.wanted is not None}
+        if len(work.inputs):
+            kernels.inputs[(len(work.inputs),)](
+                work.inputs, *tables, self.memory, self.image, self.seen, self.axes, self.maps, wanted,
+                **shared, LANES=blocks.lanes, FEED=self.feed, num_warps=blocks.warps,
+            )  # fmt: skip
+        yield "inputs", 0
+        for number, (stage, items) in enumerate(zip(layout.stages, work.ahead)):
+            if len(items):
+                kernels.ahead[(len(items), -(-stage.channels // layout.columns))](
+                    items, *tables, *memory, *network.weights, network.bias, self.code, wanted,
+                    **shared, GATED=stage.gated, TILE=network.tile, num_warps=blocks.warps, num_stages=blocks.stages,
+                )  # fmt: skip
+            yield "ahead", number
+        kernels.steps[(len(work.steps),)](
+            work.steps, *tables, *memory, *network.weights, self.image, self.seen, wanted, self.kept,
+            **shared, DRAW=draw, KEEP=self.job.params is not None, TILE=network.step_tile, FEED=self.feed, HEAD=self.head,
+            num_warps=blocks.step_warps, num_stages=1,
+        )  # fmt: skip
+        yield "steps", 0
+        self.wave += 1
+
+    def launch(self, work: Work) -> None:
+        """One wave."""
+        for _ in self.launches(work):
+            pass
+
+    def draw(self, report: Callable[[int], None] | None, reports: int) -> None:
+        """Draw all waves; `report` is called at most so many times with the pixels drawn since its last call. What has been drawn is
+        on the canvas before each report, and when this returns or raises."""
+        if self.memory.is_cuda:
+            with torch.cuda.device(self.memory.device):
+                self._draw(self.captured, report, reports)
+        else:
+            self._draw(lambda work: lambda: self.launch(work), report, reports)
+
+    def captured(self, work: Work) -> Callable[[], None]:
+        """One wave as a CUDA graph; its first call runs it without, which compiles the kernels."""
+        graph = None
+
+        def run() -> None:
+            nonlocal graph
+            if graph is None:
+                self.launch(work)
+                torch.cuda.synchronize()
+                graph = torch.cuda.CUDAGraph()
+                with torch.cuda.graph(graph):
+                    self.launch(work)
+            else:
+                graph.replay()
+
+        return run
+
+    def _draw(self, runner, report, reports: int) -> None:
+        run = {name: runner(work) for name, work in self.work.items()}
+        every, drawn, complete = max(1, self.waves // reports), 0, -1
+        try:
+            for wave in range(self.waves):
+                if self.of_wave[wave]:
+                    run["top" if wave < self.top_waves else "interior"]()
+                else:
+                    self.wave += 1
+                complete = wave
+                drawn += self.pixels_of(wave)
+                if (wave + 1) % every == 0 and wave + 1 < self.waves:
+                    self.take(wave)
+                    if report:
+                        report(drawn)
+                    drawn = 0
+        finally:
+            self.take(complete)
+        if report:
+            report(drawn)
+
+    def pixels_of(self, wave: int) -> int:
+        """Pixels of all images that a wave draws."""
+        rows = np.arange(max(0, wave - self.blocks + 1), min(self.job.height - 1, wave) + 1)
+        begin = (wave - rows) * self.network.layout.side
+        return int(np.minimum(self.job.width - begin, self.network.layout.side).sum()) * self.count
+
+    def take(self, wave: int) -> None:
+        """Put what has been drawn, up to a wave (-1: none), on the canvas. Waits for the device."""
+        job, rows = self.job, slice(self.finished, min(self.job.height, wave + 1))
+        job.pixels[self.piece, rows] = self.image[:, rows].cpu().numpy()
+        if job.params is not None:
+            job.params[self.piece, rows] = self.kept[:, rows].cpu().numpy()
+        self.finished = max(0, min(job.height, wave - self.blocks + 2))
+        job.finished[self.piece] = self.finished

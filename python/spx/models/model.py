@@ -1,0 +1,244 @@
+"""Model: one object a family, whose defaults already make a plain autoregressive model; and what is known of one trained model."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from spxcore.canvas import Given
+from spxcore.drawing import Drawing, Earlier, Round
+from spxcore.errors import SpxError, require
+from spxcore.feeds import Feed, Pixels, unit_levels
+from spxcore.heads import Head
+from spxcore.schedules import Schedule, Window
+from spxcore.walk.network import Network
+from spxcore.walk.shapes import shapes_of
+
+from ..io.tensors import CONFIG, WEIGHTS, read_config, read_tensors, write_tensors
+from ..request import Request
+from . import registry
+
+if TYPE_CHECKING:
+    from torch import nn
+
+Walk = Callable
+# `spxcore.engines.evaluate`, or another of its kind: (network, height, width, inputs, code) -> [N, places, P].
+Evaluate = Callable[..., np.ndarray]
+
+# The family of a config.json that names none, as those of the first checkpoints.
+FIRST_FAMILY = "spatial"
+
+
+class Model:
+    """A family of models. What a family has to say is `Config`, `networks` and `head`; all else has a default, that of an
+    autoregressive model of a single network, "network", whose only input is the pixels.
+
+    Attributes:
+        name: as `registry` has it.
+        Config: frozen dataclass, what config.json holds. The default `schedule` wants its `side`, the side of a window.
+    """
+
+    name: str
+    Config: type
+
+    # ---- what a model of the family is --------------------------------------------------------------------------------
+
+    def config(self, fields: dict):
+        """The `Config` of config.json's fields.
+
+        Raises:
+            SpxError, TypeError, ValueError: if they describe no model.
+        """
+        return self.Config(**fields)
+
+    def fields(self, config) -> dict:
+        """config.json's fields: plain values."""
+        return asdict(config)
+
+    def networks(self, config) -> dict[str, Walk]:
+        """The walk of each network, by the prefix of its tensors' names."""
+        raise NotImplementedError
+
+    def extras(self, config) -> dict[str, tuple[int, ...]]:
+        """Shapes of tensors that no walk reads, by name."""
+        return {}
+
+    def shapes(self, config) -> dict[str, tuple[int, ...]]:
+        """Name and shape of every tensor of a model."""
+        found = {f"{p}.{name}": s for p, walk in self.networks(config).items() for name, s in shapes_of(walk).items()}
+        return found | self.extras(config)
+
+    def head(self, config) -> Head:
+        """The distribution of a pixel."""
+        raise NotImplementedError
+
+    def schedule(self, config) -> Schedule:
+        """In which order pixels are drawn."""
+        return Window(config.side)
+
+    def size(self, config) -> int:
+        """Side of the images of the training data, and of those drawn unless told otherwise."""
+        return self.schedule(config).side
+
+    def side(self, config, prefix: str) -> int:
+        """Side in pixels, window or image, of what the network of that prefix sees."""
+        return self.schedule(config).side
+
+    def tiny(self):
+        """A `Config` of which a test can list all images of two levels: at most 16 numbers an image. Every family has one."""
+        raise NotImplementedError
+
+    # ---- drawing ------------------------------------------------------------------------------------------------------
+
+    def offers(self, config) -> frozenset[str]:
+        """Those of `Request.OPTIONS` that a model understands."""
+        return frozenset({"given"})
+
+    def drawing(self, checkpoint: Checkpoint, request: Request, evaluate: Evaluate) -> Drawing:
+        """What is drawn for a checked request.
+
+        Args:
+            checkpoint: the model.
+            request: of a size that the schedule can draw.
+            evaluate: runs networks that do not draw.
+        """
+        config = checkpoint.config
+
+        def feeds(earlier: Earlier, batch: np.ndarray) -> dict[str, Feed]:
+            return self.feeds(checkpoint, request, batch)
+
+        size, network = (request.height, request.width), checkpoint.networks["network"]
+        only = Round("image", size, network, self.head(config), self.schedule(config), feeds, request.code)
+        given = {} if request.given is None else self.split(config, request.given.pixels, request.given.mask)
+        return Drawing((only,), np.arange(request.n), request.seed, request.sampling, given)
+
+    def feeds(self, checkpoint: Checkpoint, request: Request, batch: np.ndarray) -> dict[str, Feed]:
+        """What fills the network's inputs, for the images with indices `batch`."""
+        return {"x": Pixels(unit_levels(self.head(checkpoint.config).levels))}
+
+    def split(self, config, images: np.ndarray, mask: np.ndarray) -> dict[str, Given]:
+        """Finished images as the given pixels of every round, by its name.
+
+        Args:
+            images: [N, H, W, C] levels.
+            mask: bool [H, W] or [N, H, W], which of them are given.
+        """
+        return {"image": Given(images, mask)}
+
+    def codes(
+        self, checkpoint: Checkpoint, images: np.ndarray, evaluate: Evaluate, refine: int = 0
+    ) -> np.ndarray | None:
+        """The code of each image uint8 [N, H, W, C], by which it is drawn anew: float32 [N, Z]; None without codes.
+
+        Args:
+            refine: gradient steps that bring the codes nearer to their images.
+        """
+        return None
+
+    def paid_codes(
+        self, checkpoint: Checkpoint, images: np.ndarray, evaluate: Evaluate, seed: int = 0
+    ) -> tuple[np.ndarray | None, np.ndarray]:
+        """Codes for a score of images uint8 [N, H, W, C], and what each costs: float32 [N, Z] or None, nats [N]."""
+        return None, np.zeros(len(images))
+
+    # ---- training -----------------------------------------------------------------------------------------------------
+
+    def module(self, checkpoint: Checkpoint) -> nn.Module:
+        """The torch module with the checkpoint's tensors, in evaluation mode, on the CPU: each network at its prefix."""
+        import torch
+        from torch import nn
+
+        from spxcore.walk.module import Module
+
+        whole = nn.Module()
+        for prefix, walk in self.networks(checkpoint.config).items():
+            *path, last = prefix.split(".")
+            parent = whole
+            for part in path:
+                if not hasattr(parent, part):
+                    parent.add_module(part, nn.Module())
+                parent = getattr(parent, part)
+            parent.add_module(last, Module(walk))
+        tensors = {name: torch.from_numpy(np.array(tensor)) for name, tensor in checkpoint.tensors.items()}
+        for name in self.extras(checkpoint.config):
+            whole.register_buffer(name, torch.empty_like(tensors[name]))
+        whole.load_state_dict(tensors)
+        return whole.eval()
+
+
+@dataclass(frozen=True, eq=False)
+class Checkpoint:
+    """A trained model as NumPy arrays.
+
+    Attributes:
+        family: name in `registry`.
+        config: the family's `Config`.
+        tensors: arrays by the names of `Model.shapes`.
+        about: free text fields on data, training and licence.
+    """
+
+    family: str
+    config: object
+    tensors: Mapping[str, np.ndarray]
+    about: dict = field(default_factory=dict)
+
+    @property
+    def model(self) -> Model:
+        """The family."""
+        return registry.family(self.family)
+
+    def part(self, prefix: str) -> dict[str, np.ndarray]:
+        """The tensors whose names begin so, by the rest of their names."""
+        return {name.removeprefix(prefix): t for name, t in self.tensors.items() if name.startswith(prefix)}
+
+    @cached_property
+    def networks(self) -> dict[str, Network]:
+        """Every network by the prefix of its tensors' names; the same object whenever it is asked for."""
+        walks = self.model.networks(self.config)
+        return {prefix: Network(walk, self.part(f"{prefix}.")) for prefix, walk in walks.items()}
+
+    def module(self) -> nn.Module:
+        """The torch module, in evaluation mode, on the CPU."""
+        return self.model.module(self)
+
+    @classmethod
+    def read(cls, folder: Path) -> Checkpoint:
+        """Read a folder, and check that its two files are whole and belong together.
+
+        Raises:
+            SpxError: for anything wrong with it, naming the file and what it should be.
+        """
+        fields, tensors = read_config(folder), read_tensors(folder)
+        try:
+            family, about = fields.pop("family", FIRST_FAMILY), fields.pop("about", {})
+            model = registry.family(family)
+            config = model.config(fields)
+        except (SpxError, TypeError, ValueError) as error:
+            raise SpxError(f"{folder / CONFIG}: not a model ({str(error).splitlines()[0]})") from error
+        path, apart = str(folder / WEIGHTS), f"the file and {CONFIG} do not belong together"
+        expected = model.shapes(config)
+        missing, surplus = sorted(expected.keys() - tensors.keys()), sorted(tensors.keys() - expected.keys())
+        require(not missing, path, f"a tensor {missing[0] if missing else ''}", "none", apart)
+        require(not surplus, path, "only the network's tensors", f"also {surplus[0] if surplus else ''}", apart)
+        for name, shape in expected.items():
+            tensor = tensors[name]
+            require(tensor.shape == shape, f"{path}: {name}", f"shape {shape}", tensor.shape, apart)
+            tensors[name] = tensor.astype(np.int64 if tensor.dtype.kind in "iu" else np.float32, copy=False)
+        return cls(family, config, tensors, about)
+
+    def fields(self) -> dict:
+        """What config.json holds."""
+        return {"family": self.family, **self.model.fields(self.config), "about": self.about}
+
+    def write(self, folder: Path) -> None:
+        """Write the folder's two files, each to a temporary name first.
+
+        Raises:
+            SpxError: if the folder cannot be written.
+        """
+        write_tensors(folder, self.fields(), self.tensors)

@@ -1,0 +1,102 @@
+"""A request: everything that a user may ask of any model, normalised and refused early."""
+
+from __future__ import annotations
+
+from collections.abc import Set
+from dataclasses import dataclass, field
+from typing import ClassVar
+
+import numpy as np
+
+from spxcore.canvas import Given
+from spxcore.errors import SpxError, require, whole_number
+from spxcore.heads import Sampling
+
+
+@dataclass(frozen=True)
+class Request:
+    """Images to draw.
+
+    Attributes:
+        height, width: in pixels; no width: as the height.
+        n: images; None: as many as there are codes, sources or given pictures, else 1. One of these serves all.
+        seed: 0 <= seed < 2^64.
+        sampling: temperature and mode.
+        label: class to draw.
+        code: float32 [n, Z], the code of each image.
+        source: uint8 [n or 1, H', W', C], images to be drawn anew from their codes.
+        refine: gradient steps that bring the sources' codes nearer to them.
+        given: pixels that stand and are kept.
+    """
+
+    height: int
+    width: int | None = None
+    n: int | None = None
+    seed: int = 0
+    sampling: Sampling = field(default_factory=Sampling)
+    label: int | None = None
+    code: np.ndarray | None = None
+    source: np.ndarray | None = None
+    refine: int = 0
+    given: Given | None = None
+
+    # What only some models understand, by the name that a user knows.
+    OPTIONS: ClassVar[dict[str, str]] = {
+        "label": "digit", "code": "code", "source": "reconstruct", "refine": "refine", "given": "complete",
+    }  # fmt: skip
+
+    def __post_init__(self):
+        def whole(name: str, *bounds) -> None:
+            object.__setattr__(self, name, whole_number(name, getattr(self, name), *bounds))
+
+        whole("height", -(1 << 62), 1 << 62, "in pixels")  # a model's schedule says what fits
+        if self.width is None:
+            object.__setattr__(self, "width", self.height)
+        whole("width", -(1 << 62), 1 << 62, "in pixels")
+        whole("seed", 0, (1 << 64) - 1, "0 to 2^64 - 1")
+        whole("refine", 0, 1 << 20, "0 steps or more")
+        if self.label is not None:
+            object.__setattr__(self, "label", whole_number("digit", self.label, -(1 << 62), 1 << 62, "a class"))
+        pictures = [self.source, self.code, self.given and self.given.pixels]
+        counts = [len(array) for array in pictures if array is not None]
+        if self.n is None:
+            object.__setattr__(self, "n", max(counts, default=1))
+        whole("n", 1, 1 << 32, "at least 1")
+        for count in counts:
+            require(count in (1, self.n), "n", f"as many codes or pictures, {self.n}, or one for all", count)
+
+    def check(self, offers: Set[str], channels: int) -> Request:
+        """The same request; its images are looked at.
+
+        Args:
+            offers: those of `OPTIONS` that the model understands.
+            channels: C of its images.
+
+        Raises:
+            SpxError: for an option that the model does not understand, or images that are none of its.
+        """
+        for name, option in self.OPTIONS.items():
+            if name not in offers and (self.refine > 0 if name == "refine" else getattr(self, name) is not None):
+                known = ", ".join(self.OPTIONS[offered] for offered in self.OPTIONS if offered in offers) or "none"
+                raise SpxError(f"{option}: this checkpoint's model does not understand it (of such options: {known})")
+        if self.source is not None:
+            check_images(self.source, channels)
+        if self.given is not None:
+            size, pixels, mask = (self.height, self.width), np.shape(self.given.pixels), np.shape(self.given.mask)
+            fits = mask in (size, (1, *size), (self.n, *size))
+            require(fits, "mask", f"{list(size)}, or one for each of {self.n} images", list(mask))
+            fits = pixels in ((1, *size, channels), (self.n, *size, channels))
+            require(fits, "images", f"{[self.n, *size, channels]}, or of 1 image", list(pixels))
+        return self
+
+
+def check_images(images: np.ndarray, channels: int) -> np.ndarray:
+    """Images uint8 [N, H, W, C], N >= 1.
+
+    Raises:
+        SpxError: for anything else.
+    """
+    good = isinstance(images, np.ndarray) and images.dtype == np.uint8 and images.ndim == 4 and images.size > 0
+    got = f"{getattr(images, 'dtype', type(images).__name__)} {list(np.shape(images))}"
+    require(good and images.shape[3] == channels, "images", f"uint8 [N, H, W, {channels}]", got)
+    return images

@@ -1,0 +1,128 @@
+"""The loop over a drawing's rounds and batches: drawing, and scoring what is already drawn."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
+
+import numpy as np
+
+from . import engines
+from .canvas import Canvas, Given
+from .drawing import Drawing, Job
+from .engines import Engine, Report
+from .errors import require
+
+# Bytes that the feeds of a batch of images may take.
+MEMORY = 1 << 30
+
+
+def draw(
+    drawing: Drawing, engine: str | Engine = "auto", out: np.ndarray | None = None, report: Report | None = None
+) -> np.ndarray:
+    """Draw images.
+
+    The result depends on the drawing alone, whatever the engine, the batch or the number of threads: up to draws that fall within
+    float rounding of a bin edge (`spxcore.compare` finds them).
+
+    Args:
+        drawing: what is drawn.
+        engine: a name of `engines.CHOICES`, or an engine.
+        out: array [N, H, W, C] to draw into, of any layout; None: a new one. What was drawn before a stop is in it.
+        report: called with the number of pixels drawn since the last call; what it raises stops the drawing.
+
+    Returns:
+        uint8 (uint16 from 257 levels on) [N, H, W, C] of the last round.
+
+    Raises:
+        SpxError: for an array that does not fit, or an engine that cannot draw this.
+    """
+    last = drawing.rounds[-1]
+    shape = (len(drawing.images), *last.size, last.head.channels)
+    dtype = np.dtype(np.uint8 if last.head.levels <= 256 else np.uint16)
+    if out is None:
+        out = np.zeros(shape, dtype)
+    good = isinstance(out, np.ndarray) and out.shape == shape and out.dtype == dtype and out.flags.writeable
+    require(good, "out", f"writable {dtype} {list(shape)}", f"{getattr(out, 'dtype', type(out))} {list(np.shape(out))}")
+    levels = out if out.flags.c_contiguous else np.ascontiguousarray(out)
+    try:
+        for batch in batches(drawing):
+            for _ in _rounds(drawing, batch, engine, levels[batch[0] : batch[-1] + 1], report):
+                pass
+    finally:
+        if levels is not out:
+            out[...] = levels
+    return out
+
+
+def score(drawing: Drawing, images: Mapping[str, np.ndarray], engine: str | Engine = "auto") -> dict[str, np.ndarray]:
+    """Log-probabilities of images that are there, at temperature 1.
+
+    Args:
+        drawing: the images' sizes, feeds and codes; nothing is drawn.
+        images: of each round, by its name, levels [N, H, W, C].
+        engine: as of `draw`.
+
+    Returns:
+        For each round float32 [N, H, W], nats of each pixel.
+    """
+    import torch
+
+    from .heads.log_prob import log_prob
+
+    everything = {r.name: Given(images[r.name], np.ones(r.size, bool)) for r in drawing.rounds}
+    drawing = replace(drawing, given=everything)
+    result = {r.name: np.empty((len(drawing.images), *r.size), np.float32) for r in drawing.rounds}
+    for batch in batches(drawing):
+        for name, job, canvas in _rounds(drawing, batch, engine, None, None, keep=True):
+            params, levels = (torch.from_numpy(a).permute(0, 3, 1, 2) for a in (canvas.params, canvas.pixels))
+            result[name][batch] = log_prob(job.head, params, levels).numpy()
+    return result
+
+
+def batches(drawing: Drawing) -> Iterator[np.ndarray]:
+    """Indices of the images that are taken through all rounds together, so that their feeds fit into `MEMORY`."""
+    size = max(1, MEMORY // max(1, *(r.bytes_an_image for r in drawing.rounds)))
+    every = np.arange(len(drawing.images))
+    return (every[first : first + size] for first in range(0, len(every), size))
+
+
+def _rounds(
+    drawing: Drawing, batch: np.ndarray, engine: str | Engine, out: np.ndarray | None, report: Report | None,
+    keep: bool = False,
+) -> Iterator[tuple[str, Job, Canvas]]:  # fmt: skip
+    """Draw a batch round by round: the name, the job and the finished canvas of each."""
+    earlier: dict[str, np.ndarray] = {}
+    for number, r in enumerate(drawing.rounds):
+        job = drawing.job(number, batch, earlier)
+        given = drawing.given.get(r.name)
+        if given is not None:
+            n = len(drawing.images)
+            given = Given(*(_of_batch(array, batch, n, rank) for array, rank in ((given.pixels, 4), (given.mask, 3))))
+        elif r.start is not None:
+            given = r.start(earlier)
+        is_last = number == len(drawing.rounds) - 1
+        canvas = job.canvas(given, out if is_last else None, keep)
+        engine_of_job(engine, job).draw(job, canvas, report)
+        earlier[r.name] = canvas.pixels
+        yield r.name, job, canvas
+
+
+def _of_batch(array: np.ndarray, batch: np.ndarray, n: int, rank: int) -> np.ndarray:
+    """The batch's part of an array that has something for each of n images; any other one as it is."""
+    return array[batch] if np.ndim(array) == rank and len(array) == n > 1 else array
+
+
+def engine_of_job(engine: str | Engine, job: Job) -> Engine:
+    """The engine that draws a job: by name, or itself.
+
+    Raises:
+        SpxError: if it cannot, saying why.
+    """
+    if isinstance(engine, str):
+        return engines.get(engine, job)
+    reason = engine.why_not(job)
+    require(
+        reason is None, "engine", f"one that can draw this; {engine.name} cannot", reason, "--engine auto finds one"
+    )
+    return engine

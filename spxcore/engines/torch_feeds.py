@@ -1,0 +1,139 @@
+"""A job's feeds as a network's inputs in torch: pixels of windows, and what is told at their places. Training uses it too."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from ..drawing import Job
+from ..feeds import Pixels, axis
+from ..schedules.window import window_origin
+
+
+def place_axis(first: Tensor, last: Tensor, places: int) -> Tensor:
+    """Coordinates of a window's places along one axis at one resolution.
+
+    The window's range is resampled linearly to `places` equal steps, ends included (Akoury & Nguyen 2017, section 4.1); a single
+    place takes the middle.
+
+    Args:
+        first, last: [...] coordinates of each window's first and last pixel.
+        places: along this axis at this resolution.
+
+    Returns:
+        [..., places].
+    """
+    step = torch.linspace(0, 1, places, device=first.device) if places > 1 else first.new_tensor([0.5])
+    return first[..., None] * (1 - step) + last[..., None] * step
+
+
+def _between(coordinate: Tensor, count: int) -> tuple[Tensor, Tensor]:
+    """Where a coordinate in [-1, 1] falls between `count` samples, the outer ones at the ends of the range: sample, fraction."""
+    at = ((coordinate + 1) / 2 * (count - 1)).clamp(0, count - 1)
+    first = at.detach().long().clamp(max=max(count - 2, 0))
+    return first, at - first
+
+
+def sample_maps(maps: Tensor, y: Tensor, x: Tensor) -> Tensor:
+    """Bilinear samples of each image's feature maps at the places of its windows: along y first, then along x (`csrc/places.h`).
+
+    Args:
+        maps: [N, M, h, w] over [-1, 1]^2, the outer samples at the ends of the range.
+        y, x: [N, R, k], [N, R, l] coordinates of the places' rows and columns, R windows an image.
+
+    Returns:
+        [N, R, M, k, l].
+    """
+    (n, count, h, w), (_, windows, k), places = maps.shape, y.shape, x.shape[2]
+
+    def lerp(values: Tensor, first: Tensor, fraction: Tensor, size: int) -> Tensor:
+        second = (first + 1).clamp(max=size - 1)
+        return values.gather(2, first) * (1 - fraction) + values.gather(2, second) * fraction
+
+    first, fraction = (v.reshape(n, 1, windows * k, 1).expand(-1, count, -1, w) for v in _between(y, h))
+    rows = lerp(maps, first, fraction, h)  # [N, M, R k, w]
+    rows = rows.view(n, count, windows, k, w).permute(0, 2, 4, 1, 3).reshape(n, windows, w, count * k)
+    first, fraction = (v[..., None].expand(-1, -1, -1, count * k) for v in _between(x, w))
+    return lerp(rows, first, fraction, w).view(n, windows, places, count, k).permute(0, 1, 3, 4, 2)
+
+
+def told_places(
+    sides: Sequence[int],
+    rows: tuple[Tensor, Tensor],
+    columns: tuple[Tensor, Tensor],
+    extra: Tensor,
+    maps: Tensor | None,
+) -> list[Tensor]:
+    """What a network is told at each place of windows, at several resolutions.
+
+    Args:
+        sides: places along an axis, of each resolution.
+        rows, columns: coordinates in [-1, 1] of each window's first and last row and column, [N, R] each.
+        extra: [N, R, E], told at every place.
+        maps: [N, M, h, w] feature maps of the N images, or None.
+
+    Returns:
+        [N * R, 2 + E + M, side, side] for each side: (y, x, extra ..., maps sampled there).
+    """
+    result = []
+    for side in sides:
+        y, x = place_axis(*rows, side), place_axis(*columns, side)
+        planes = [
+            y[:, :, None, :, None].expand(-1, -1, -1, -1, side),
+            x[:, :, None, None, :].expand(-1, -1, -1, side, -1),
+            extra[:, :, :, None, None].expand(-1, -1, -1, side, side),
+        ]
+        if maps is not None:
+            planes.append(sample_maps(maps, y, x))
+        result.append(torch.cat(planes, dim=2).flatten(0, 1))
+    return result
+
+
+def window_inputs(
+    job: Job, pixels: np.ndarray, images: np.ndarray, r: np.ndarray, c: np.ndarray, device: torch.device
+) -> tuple[dict[str, Tensor], Tensor | None]:
+    """The inputs and codes of the windows that pixels (r, c) of some images are drawn from.
+
+    Args:
+        job: with a window schedule, and feeds of pixels and places.
+        pixels: [N, H, W, C] levels.
+        images: [n] indices into the job's images.
+        r, c: [R] rows and columns, the same in all these images.
+
+    Returns:
+        {input: [n * R, channels, side, side]}, and the codes [n * R, Z] or None.
+    """
+    m, n, graph = job.schedule.side, len(images), job.network.graph
+    r0, c0 = window_origin(r, c, m)
+
+    def tensor(values: np.ndarray) -> Tensor:
+        return torch.as_tensor(np.ascontiguousarray(values, np.float32), device=device)
+
+    def of_images(array: np.ndarray) -> Tensor:  # of N or 1 images
+        return tensor(array[images] if len(array) > 1 else np.repeat(array, n, axis=0))
+
+    def of_windows(values: np.ndarray) -> Tensor:  # [R] -> [n, R]
+        return tensor(values).expand(n, -1)
+
+    inputs, told, place = {}, {}, np.arange(m)
+    for name in graph.inputs:
+        feed = job.feeds[name]
+        if isinstance(feed, Pixels):
+            rows, columns = (r0[:, None] + place)[None, :, :, None], (c0[:, None] + place)[None, :, None, :]
+            levels = pixels[images[:, None, None, None], rows, columns]  # [n, R, m, m, C]
+            seen = tensor(feed.table[levels]).flatten(0, 1).flatten(3)  # [n R, m, m, C e]
+            inputs[name] = seen.permute(0, 3, 1, 2)
+        else:
+            told[name] = graph.values[name].size(m, m)[0]
+    if told:
+        feed = job.feeds[next(iter(told))]
+        y, x = axis(job.height), axis(job.width)
+        extra = tensor(feed.extra).expand(n, len(r), -1)
+        maps = None if feed.maps is None else of_images(feed.maps)
+        rows, columns = ((of_windows(a[o]), of_windows(a[o + m - 1])) for a, o in ((y, r0), (x, c0)))
+        inputs |= dict(zip(told, told_places(list(told.values()), rows, columns, extra, maps)))
+    code = None if job.code is None else tensor(job.code[images]).repeat_interleave(len(r), dim=0)
+    return inputs, code

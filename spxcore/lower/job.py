@@ -1,0 +1,64 @@
+"""A job and its canvas as native code reads them. `csrc/job.h` has the same names; `csrc/fields.h` checks every number."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+
+from ..feeds import Places, axis
+
+if TYPE_CHECKING:
+    from ..canvas import Canvas
+    from ..drawing import Job
+    from ..heads import Head
+
+
+class WindowJob(NamedTuple):
+    """Images to draw by windows.
+
+    Attributes:
+        height, width: H, W in pixels.
+        seed, draw: key, and fourth word of the counter.
+        images: uint32 [N] image numbers.
+        code: float32 [N, Z], or None.
+        maps: float32 [N or 1, M, h, w], or None.
+        extra: float32 [E], told at every place.
+        y_axis, x_axis: float32 [H], [W], coordinates of the rows and columns.
+        table: float32 [levels, e], what the network sees of a level.
+        head: kind, channels, components and levels.
+        temperature, mode: see `Sampling`.
+        given: bool [N or 1, H, W], or None.
+        pixels, finished, params: of the canvas.
+    """
+
+    height: int
+    width: int
+    seed: int
+    draw: int
+    images: np.ndarray
+    code: np.ndarray | None
+    maps: np.ndarray | None
+    extra: np.ndarray
+    y_axis: np.ndarray
+    x_axis: np.ndarray
+    table: np.ndarray
+    head: Head
+    temperature: float
+    mode: bool
+    given: np.ndarray | None
+    pixels: np.ndarray
+    finished: np.ndarray
+    params: np.ndarray | None
+
+
+def window_job(job: Job, canvas: Canvas) -> WindowJob:
+    """A job of the sliding window (`spxcore.engines.base.why_no_window`) and its canvas as native code reads them."""
+    (drawn,) = job.network.graph.drawn
+    told = next((feed for name, feed in job.feeds.items() if name != drawn), Places())
+    given = canvas.given
+    return WindowJob(
+        job.height, job.width, job.seed, job.draw, job.images, job.code, told.maps, told.extra, axis(job.height),
+        axis(job.width), job.feeds[drawn].table, job.head, job.sampling.temperature, job.sampling.mode,
+        given[None] if given is not None and given.ndim == 2 else given, canvas.pixels, canvas.finished, canvas.params,
+    )  # fmt: skip

@@ -1,0 +1,64 @@
+"""Rows of the tables that native code reads: names, types and order of their columns.
+
+`csrc/tables.h` has the same structs. A table crosses to C++ with its type, and names, types and offsets are compared there. Whoever
+changes a type here changes the struct, and `VERSION` in `spxcore.native`. Rows of an arena are -1 where they are not used.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+
+def _int32(*names: str) -> np.dtype:
+    return np.dtype([(name, np.int32) for name in names])
+
+
+# One operation of a window program: a sum of taps at one place.
+OP = _int32(
+    "bias",  # first of its numbers in Packed.bias
+    "code",  # first of its rows of U z, or -1
+    "partial_in",  # start from these rows instead of bias and code
+    "partial_out",  # leave the sum in these rows and do nothing else
+    "residual",  # x that is added at the end
+    "residual_ahead",  # the same, for an op of a step whose x was computed ahead
+    "raw",  # where the result goes
+    "activated",  # where its activation goes, in `form`
+    "outputs",  # numbers in the sum: the result's channels, twice as many before a gate
+    "tap_begin",  # its taps are taps[tap_begin:tap_end]
+    "tap_end",
+    "gate",  # GATE_NONE, or GATE_SIGMOID: a sigmoid(b), a and b being the halves of the sum
+    "form",  # of the activated rows: FORM_PAIRS, (elu(x_0), elu(-x_0), elu(x_1) ...), or FORM_RELU
+)
+GATE_NONE, GATE_SIGMOID = 0, 1
+FORM_PAIRS, FORM_RELU = 0, 1
+
+TAP = _int32(
+    "source",  # first arena row it reads
+    "weights",  # first number of its block [inputs][outputs] in Packed.weights
+    "inputs",  # rows it reads
+    "pairs",  # 1 if they are pairs of concat_elu, else 0
+)
+
+# Inputs of a program: pixels are places of the network's first input; what a place is told comes from the others, counted from 0.
+PIXEL = _int32("place", "row")
+TOLD = _int32("input", "place", "row")
+
+INPUT = _int32("height", "width", "channels")  # places along the axes of one of a network's inputs, numbers at a place
+BLOCK = _int32("first", "inputs", "outputs")  # weights [inputs][outputs] that begin at Packed.weights[first]
+
+# Of the cuda engine, see `spxcore.lower.passes`.
+PROGRAM = _int32("part", "steps", "pixel", "pixel_current", "pixel_end", "told", "told_end", "params", "targets")
+PRODUCT = _int32("place", "places", "weights", "chunks", "kinds", "sources", "columns", "gate", "sync")
+PLACE = _int32("bias", "code", "partial_in", "partial_out", "residual", "raw", "activated", "form")
+
+
+def rows_of(dtype: np.dtype, numbers: np.ndarray) -> np.ndarray:
+    """Numbers [n, columns] as a table [n] of that type."""
+    return np.ascontiguousarray(numbers, np.int32).reshape(-1, len(dtype)).view(dtype)[:, 0]
+
+
+def joined(dtype: np.dtype, tables: Sequence[np.ndarray]) -> np.ndarray:
+    """Tables of that type, one after the other. (`np.concatenate` spends more on comparing types than on copying.)"""
+    return rows_of(dtype, np.concatenate([table.view(np.int32) for table in tables]))

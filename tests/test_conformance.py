@@ -1,0 +1,127 @@
+"""What every family of models passes by being registered, on its tiny configuration and every engine that can run here."""
+
+import importlib.util
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from helpers import close, drawn, same_images
+
+from spx.models import registry
+from spx.models.model import Checkpoint
+from spx.request import Request
+from spxcore import Given, engines
+from spxcore.engines.torch_feeds import window_inputs
+from spxcore.feeds import Pixels, unit_levels
+from spxcore.heads.log_prob import log_prob
+
+# The example registers itself, as a user's package does.
+_EXAMPLE = importlib.util.spec_from_file_location("toy", Path(__file__).parent.parent / "examples" / "toy.py")
+toy = importlib.util.module_from_spec(_EXAMPLE)
+__import__("sys").modules["toy"] = toy
+_EXAMPLE.loader.exec_module(toy)
+
+FAMILIES = registry.names()
+
+
+def tiny_checkpoint(name: str, seed: int = 0) -> Checkpoint:
+    """A model of a family's tiny configuration, whose distributions are neither flat nor certain."""
+    model, g = registry.family(name), np.random.default_rng(seed)
+    config, tensors = model.tiny(), {}
+    for tensor, shape in model.shapes(config).items():
+        spread = {"g": (1.0, 0.3), "bias": (0.0, 0.3)}.get(tensor.rsplit(".", 1)[-1], (0.0, 0.5))
+        tensors[tensor] = (spread[0] + spread[1] * g.normal(size=shape)).astype(np.float32)
+    return Checkpoint(name, config, tensors)
+
+
+def tiny_job(name: str, n: int = 2, levels: int = 0, grow: int = 0):
+    """A job of such a model: one window, `grow` pixels more along each axis; levels: of a pixel, 0: the model's own."""
+    checkpoint = tiny_checkpoint(name)
+    side = checkpoint.model.schedule(checkpoint.config).side
+    request = Request(side + grow, side + grow, n=n, seed=5)
+    task = checkpoint.model.drawing(checkpoint, request, engines.evaluate).job(0, np.arange(n), {})
+    if levels:
+        table = {input: Pixels(unit_levels(levels)) for input in task.network.graph.drawn}
+        task = replace(task, head=replace(task.head, levels=levels), feeds={**task.feeds, **table})
+    return task.check()
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_the_probabilities_of_all_images_sum_to_one(name):
+    """Of two levels: every image there is, by one pass over whole windows. A pixel that sees itself, or a later one, breaks it."""
+    task = tiny_job(name, n=1, levels=2)
+    side, channels = task.schedule.side, task.head.channels
+    bits = side * side * channels
+    assert bits <= 16, "a tiny configuration has at most 16 numbers an image"
+    every = (np.arange(1 << bits)[:, None] >> np.arange(bits) & 1).astype(np.uint8).reshape(-1, side, side, channels)
+    last, total = np.array([side - 1]), []
+    for some in np.array_split(every, max(1, len(every) // 2048)):
+        many = replace(task, code=None if task.code is None else np.repeat(task.code, len(some), axis=0))
+        inputs, code = window_inputs(many, some, np.arange(len(some)), last, last, torch.device("cpu"))
+        with torch.no_grad():
+            params = task.network.module(inputs, code)
+            total.append(
+                log_prob(task.head, params, torch.from_numpy(some).permute(0, 3, 1, 2)).double().sum(dim=(1, 2))
+            )
+    total = torch.cat(total)
+    assert total.std() > 0.1  # not all images alike
+    assert torch.logsumexp(total, 0).exp().item() == pytest.approx(1, abs=1e-5)
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_a_pixel_changes_nothing_that_is_drawn_before_it(name):
+    """Every pixel and channel flipped: parameters up to its own stay to the bit, some of the later ones change."""
+    task = tiny_job(name, n=1, grow=2)
+    h, w, channels = task.height, task.width, task.head.channels
+    g = np.random.default_rng(0)
+    pixels = g.integers(0, task.head.levels, (1, h, w, channels)).astype(np.uint8)
+    everything = np.ones((h, w), bool)
+    before = drawn("torch", task, Given(pixels, everything), keep=True).params.reshape(h * w, -1)
+    changed = np.zeros(h * w, bool)
+    for place in range(h * w):
+        for channel in range(channels):
+            flipped = pixels.copy()
+            flipped.reshape(h * w, channels)[place, channel] ^= 1
+            after = drawn("torch", task, Given(flipped, everything), keep=True).params.reshape(h * w, -1)
+            np.testing.assert_array_equal(after[: place + 1], before[: place + 1])
+            changed |= (after != before).any(axis=1)
+    assert changed[1:].mean() > 0.9  # all but the first see another one; a dead ReLU may hide one
+
+
+@pytest.mark.parametrize("engine", [name for name in engines.NAMES if name != "reference"])
+@pytest.mark.parametrize("name", FAMILIES)
+def test_every_engine_draws_what_the_naive_loop_draws(name, engine):
+    """First the parameters of given pixels, then pixels of its own."""
+    reason = engines.why_not(engine)
+    if reason:
+        pytest.skip(reason)
+    task = tiny_job(name, n=3, grow=3)
+    naive = drawn("reference", task, keep=True)
+    assert not np.isnan(naive.params).any() and len(np.unique(naive.pixels)) > 1
+    engine = engines.get(engine, job=task)
+    forced = drawn(engine, task, Given(naive.pixels, np.ones(naive.pixels.shape[1:3], bool)), keep=True)
+    assert close(forced.params, naive.params, 1e-4)
+    np.testing.assert_array_equal(forced.pixels, naive.pixels)
+    same_images(task, naive.pixels, drawn(engine, task).pixels)
+
+
+def test_the_toy_learns_draws_completes_and_scores():
+    """The example as a test: a few seconds of training tell digits from noise, on every engine the same pixels."""
+    import spx
+
+    images = toy.digits()
+    assert images.shape == (1797, 8, 8, 1) and images.max() == 15
+    sampler = spx.Sampler(toy.train(images[:1500], steps=120))
+    bits = sampler.score(images[1500:1540]).bits.mean()
+    noise = np.random.default_rng(0).integers(0, 16, (40, 8, 8, 1), dtype=np.uint8)
+    assert bits < 2.6 < 4 < sampler.score(noise).bits.mean()  # the levels' own histogram gives 2.7 bits
+    expected = sampler.sample(8, n=2, seed=1, engine="reference")
+    for engine in engines.NAMES:
+        if engines.why_not(engine) is None:
+            np.testing.assert_array_equal(sampler.sample(8, n=2, seed=1, engine=engine), expected)
+    mask = np.zeros((8, 8), bool)
+    mask[:4] = True
+    done = sampler.complete(images[1500:1501], mask, n=4, seed=2)
+    assert (done[:, :4] == images[1500, :4]).all() and len(np.unique(done[:, 4:], axis=0)) > 1

@@ -11,10 +11,10 @@ SOURCES = pyproject.toml setup.py CMakeLists.txt $(shell find csrc -type f)
 CXX_FILES = $(shell find csrc -name '*.h' -o -name '*.cpp' -o -name '*.cu')
 
 .DEFAULT_GOAL := help
-.PHONY: help venv draw test lint format bench sanitize sanitize-address sanitize-thread clean
+.PHONY: help venv draw test lint format bench sanitize sanitize-address sanitize-thread arm64 clean
 
 help:  ## list the commands
-	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /  make \1\t/' | expand -t 16
+	@grep -hE '^[a-z0-9]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z0-9]+):.*## /  make \1\t/' | expand -t 16
 
 # For users: the package alone. For developers: the tools and tests too.
 $(VENV)/.installed: $(SOURCES)
@@ -35,9 +35,10 @@ draw: $(VENV)/.installed  ## draw ten digits into digits.png; DRAW="..." for oth
 test: $(VENV)/.developed  ## run the tests
 	$(BIN)/python -m pytest -q -n auto --maxprocesses 8 --dist worksteal tests
 
-lint: $(VENV)/.developed  ## check style and formatting
+lint: $(VENV)/.developed  ## check style, formatting and types
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/mypy
 	$(BIN)/clang-format --dry-run -Werror $(CXX_FILES)
 
 format: $(VENV)/.developed  ## put style and formatting right
@@ -54,6 +55,13 @@ sanitize: sanitize-address sanitize-thread  ## run the native tests under the ad
 
 sanitize-address sanitize-thread: sanitize-%: $(VENV)/.developed
 	PATH="$(abspath $(BIN)):$$PATH" PYTHON=$(abspath $(BIN))/python csrc/sanitize.sh $*
+
+# Not linked: it shows that no file needs an x86 header. Debian and Ubuntu: apt install g++-aarch64-linux-gnu.
+ARM64 ?= aarch64-linux-gnu-g++
+arm64:  ## compile the C++ engine for arm64 with a cross-compiler
+	for source in csrc/cpu_features.cpp $(filter-out csrc/cpu/bindings.cpp,$(wildcard csrc/cpu/*.cpp)); do \
+	  echo "$$source"; $(ARM64) -std=c++17 -Wall -Wextra -Werror -ffp-contract=off -Icsrc -c $$source -o /dev/null || exit 1; \
+	done
 
 clean:  ## remove what was built, and .venv
 	rm -rf build dist *.egg-info spxcore/*.so $(VENV) .pytest_cache .ruff_cache .benchmarks

@@ -14,10 +14,11 @@ import torch
 
 from spx import data
 from spx.api import load
-from spx.evaluate import judged, pieces, posterior
-from spx.lenet import load_lenet
-from spx.metrics import ms_ssim_pairs
+from spx.evaluation.lenet import load_lenet
+from spx.evaluation.measures import judged, pieces
+from spx.evaluation.metrics import ms_ssim_pairs
 from spx.models.parts.gaussian import kl_to_standard_normal, reparameterise
+from spx.models.spatial.codes import posterior
 from spx.models.spatial.prior import fit_mixture
 from spx.request import Request
 from spxcore import engines
@@ -40,7 +41,8 @@ def main() -> None:
     train, test = (data.load(arguments.data, arguments.data_dir, split) for split in ("train", "test"))
     generator = torch.Generator().manual_seed(arguments.seed)
     known, (mean, log_variance) = (
-        posterior(model, images.transpose(0, 2, 3, 1), arguments.refine) for images in (train.images, test.images)
+        posterior(model.checkpoint, images.transpose(0, 2, 3, 1), arguments.refine)
+        for images in (train.images, test.images)
     )
     z = reparameterise(mean, log_variance, generator).double()
     entropy = -torch.distributions.Normal(mean.double(), (0.5 * log_variance).exp().double()).log_prob(z).sum(dim=1)

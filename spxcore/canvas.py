@@ -73,7 +73,7 @@ class Canvas:
             require(
                 fits, "given: pixels", f"{dtype} {list(shape)}, or of 1 image", f"{pixels.dtype} {list(pixels.shape)}"
             )
-            in_range = levels == np.iinfo(dtype).max + 1 or not mask.any() or int(pixels.max()) < levels
+            in_range = levels in (256, 1 << 16) or not mask.any() or int(pixels.max()) < levels
             require(in_range, "given: pixels", f"levels 0 to {levels - 1}", int(pixels.max()) if pixels.size else None)
             np.copyto(out, pixels, where=np.broadcast_to(mask, shape[:3])[..., None])
         params = np.full((*shape[:3], parameters), np.nan, np.float32) if parameters else None

@@ -10,7 +10,7 @@ import numpy as np
 
 from .canvas import Canvas, Given
 from .errors import require, whole_number
-from .feeds import Feed, Pixels, check_feed
+from .feeds import Feed, Pixels, Places, check_feed
 from .heads import Head, Sampling
 from .rng import DRAWS_A_ROUND
 from .schedules import Schedule
@@ -89,7 +89,7 @@ class Job:
             for name, feed in feeds.items():
                 drawn, pixels = name in graph.drawn, isinstance(feed, Pixels)
                 require(drawn == pixels, f"feed {name}", "Pixels" if drawn else "Places or Planes", type(feed).__name__)
-                if pixels:
+                if isinstance(feed, Pixels):
                     levels = len(feed.table)
                     require(levels == self.head.levels, f"feed {name}", f"{self.head.levels} levels", levels)
                 wanted, channels = graph.values[name].channels, feed.channels * (self.head.channels if pixels else 1)
@@ -102,7 +102,8 @@ class Job:
                 )
                 require(bool(np.isfinite(code).all()), "code", "finite numbers", "NaN or infinity")
             else:
-                require(code is None, "code", "None for this network", f"shape {np.shape(code)}")
+                got = "" if code is None else f"shape {list(code.shape)}"
+                require(code is None, "code", "None for this network", got)
         return replace(
             self,
             height=int(self.height),
@@ -112,6 +113,22 @@ class Job:
             feeds=feeds,
             code=code,
         )
+
+    @property
+    def evaluated(self) -> Network:
+        """The network of a job that has one."""
+        assert self.network is not None, "a job without a network"
+        return self.network
+
+    @property
+    def drawn(self) -> Pixels:
+        """The feed of the drawn pixels, of a job that draws one moment a pixel."""
+        return next(feed for feed in self.feeds.values() if isinstance(feed, Pixels))
+
+    @property
+    def told(self) -> Places:
+        """What places are told, of a job of the sliding window; nothing but coordinates without such a feed."""
+        return next((feed for feed in self.feeds.values() if isinstance(feed, Places)), Places())
 
     def canvas(self, given: Given | None = None, out: np.ndarray | None = None, keep: bool = False) -> Canvas:
         """A blank canvas of this job's; `keep`: with room for every pixel's parameters. Other arguments as of `Canvas.blank`."""

@@ -25,7 +25,8 @@ def whole_number(name: str, value: object, low: int, high: int, text: str = "") 
     Raises:
         SpxError: for anything else.
     """
-    whole = isinstance(value, Integral) and not isinstance(value, bool)
-    good = whole and low <= int(value) <= high
-    require(good, name, f"a whole number, {text or f'{low} to {high}'}", value if whole else repr(value))
+    expected = f"a whole number, {text or f'{low} to {high}'}"
+    if not isinstance(value, Integral) or isinstance(value, bool):
+        raise SpxError(f"{name}: expected {expected}, got {value!r}")
+    require(low <= int(value) <= high, name, expected, value)
     return int(value)

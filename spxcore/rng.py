@@ -8,7 +8,7 @@ from __future__ import annotations
 import numpy as np
 
 # A pixel's counter is (row, column, image, draw). Round k of a drawing has draw = 256 k; the codes of a prior have draw 1, which no
-# round has (`spx.models.spatial.prior`); 2 to 255 are kept for more words a pixel.
+# round has; 2 to 255 are kept for more words a pixel.
 DRAWS_A_ROUND = 256
 CODE_DRAW = 1
 

@@ -14,8 +14,8 @@ import spx
 from spx import checkpoints
 from spx.checkpoints import CONFIG, WEIGHTS, load_model, read_checkpoint, save_checkpoint
 from spx.models.spatial import MODEL
-from spx.models.spatial.drawing import prior_of
 from spx.models.spatial.module import SpatialPixelCNN
+from spx.models.spatial.prior import prior_of
 from spxcore.errors import SpxError
 
 KINDS = {

@@ -10,6 +10,8 @@ import pytest
 from helpers import digits, idx_bytes, write_dataset, write_idx
 
 from spx import data
+from spx.data import named
+from spx.data.idx import FILES, read_idx
 from spxcore.errors import SpxError
 
 MNIST = Path(os.environ.get("SPX_MNIST", Path(__file__).parents[2] / "shared" / "mnist"))
@@ -34,7 +36,7 @@ def folder(tmp_path) -> Path:
 @pytest.mark.parametrize("shape", [(3,), (2, 5, 4), (2, 5, 4, 3)])
 def test_read_idx(tmp_path, name, shape):
     array = np.random.default_rng(0).integers(0, 256, shape).astype(np.uint8)
-    got = data.read_idx(write_idx(tmp_path / name, array))
+    got = read_idx(write_idx(tmp_path / name, array))
     assert got.dtype == np.uint8
     np.testing.assert_array_equal(got, array)
 
@@ -42,7 +44,7 @@ def test_read_idx(tmp_path, name, shape):
 def test_the_content_tells_what_is_packed(tmp_path):
     path = tmp_path / "a.gz"
     path.write_bytes(idx_bytes(np.arange(4)))
-    assert data.read_idx(path).tolist() == [0, 1, 2, 3]
+    assert read_idx(path).tolist() == [0, 1, 2, 3]
 
 
 PACKED = gzip.compress(idx_bytes(np.arange(200)))
@@ -66,13 +68,13 @@ def test_damaged_files(tmp_path, case):
     path = tmp_path / "images"
     path.write_bytes(raw)
     with pytest.raises(SpxError, match=message) as caught:
-        data.read_idx(path)
+        read_idx(path)
     assert str(caught.value).startswith(f"{path}: ")
 
 
 def test_no_such_file(tmp_path):
     with pytest.raises(SpxError, match=r"cannot be read"):
-        data.read_idx(tmp_path / "none")
+        read_idx(tmp_path / "none")
 
 
 def test_load(folder):
@@ -171,7 +173,7 @@ def source(monkeypatch) -> dict[str, bytes]:
     images, labels = digits(20)
     files = {"train-images-idx3-ubyte": idx_bytes(images), "train-labels-idx1-ubyte": idx_bytes(labels)}
     md5 = {name: hashlib.md5(raw).hexdigest() for name, raw in files.items()}
-    monkeypatch.setitem(data.SOURCES, "mnist", data.Source("ours", "none", "https://example.invalid/", md5))
+    monkeypatch.setitem(named.SOURCES, "mnist", named.Source("ours", "none", "https://example.invalid/", md5))
     return {f"{name}.gz": gzip.compress(raw) for name, raw in files.items()}
 
 
@@ -183,7 +185,7 @@ def test_download(tmp_path, monkeypatch, source):
     assert sorted(p.name for p in (tmp_path / "new").iterdir()) == sorted(name[:-3] for name in source)
 
 
-@pytest.mark.parametrize("bad", [b"<html>", gzip.compress(idx_bytes(np.zeros((20, 28, 28))))])
+@pytest.mark.parametrize("bad", [b"<html>", gzip.compress(idx_bytes(np.zeros((20, 28, 28))))], ids=["html", "other"])
 def test_a_download_that_is_not_it(tmp_path, monkeypatch, source, bad):
     served(monkeypatch, {**source, "train-images-idx3-ubyte.gz": bad})
     with pytest.raises(SpxError, match=r"cannot be downloaded"):
@@ -192,8 +194,8 @@ def test_a_download_that_is_not_it(tmp_path, monkeypatch, source, bad):
 
 
 def test_checksums_are_there_for_every_file():
-    for source in data.SOURCES.values():
-        assert set(source.md5) == set(data.FILES.values())
+    for source in named.SOURCES.values():
+        assert set(source.md5) == set(FILES.values())
         assert all(len(md5) == 32 for md5 in source.md5.values())
 
 

@@ -111,8 +111,8 @@ def test_training_with_it(tmp_path, monkeypatch):
     """A run with --fused is the run without, to rounding; and where it cannot run a sentence says so."""
     from helpers import write_dataset
 
-    from spx.recipe import recipe
-    from spx.train import Trainer
+    from spx.models.spatial.settings import preset as recipe
+    from spx.training.trainer import Trainer
     from spxcore.engines import triton
 
     data = write_dataset(tmp_path / "data", train=16, test=4)
@@ -122,12 +122,12 @@ def test_training_with_it(tmp_path, monkeypatch):
         for fused in (False, True)
     ]
     trainers = [Trainer(r, tmp_path / str(n), device=DEVICE, progress=False) for n, r in enumerate(runs)]
-    networks = [[m for m in trainer.model.modules() if isinstance(m, Module)] for trainer in trainers]
+    networks = [[m for m in trainer.module.modules() if isinstance(m, Module)] for trainer in trainers]
     assert [{m.fused for m in found} for found in networks] == [{None}, {gate}]
-    before = torch.nn.utils.parameters_to_vector(trainers[0].model.parameters()).detach().clone()
+    before = torch.nn.utils.parameters_to_vector(trainers[0].module.parameters()).detach().clone()
     for trainer in trainers:
         trainer.train()
-    after, fused = (torch.nn.utils.parameters_to_vector(t.model.parameters()).detach() for t in trainers)
+    after, fused = (torch.nn.utils.parameters_to_vector(t.module.parameters()).detach() for t in trainers)
     assert (after - before).abs().median() > 1e-3
     # Adam's first steps are all alike in size: where a gradient is but rounding, their signs are too.
     assert ((after - fused).abs() < 1e-4).float().mean() > 0.95

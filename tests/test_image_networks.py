@@ -91,10 +91,14 @@ def test_mean_image(channels):
     got = mean_image(flat(params).reshape(-1, 30), channels).reshape(4, 36, channels)
     np.testing.assert_allclose(got, flat(mean_image(params, channels, torch)), atol=1e-6)
     k = 30 // (3 if channels == 1 else 10)
+    one = params[0, :, 2, 3].double()
+    weights, before = one[:k].softmax(0), []
     for c in range(channels):
-        one = params[0, :, 2, 3].double()
-        weights, means = one[:k].softmax(0), one[k * (1 + c) : k * (2 + c)].clamp(-1, 1)
-        assert got[0, 2 * 6 + 3, c] == pytest.approx(float((weights * means).sum()), abs=1e-6)
+        means = one[k * (1 + c) : k * (2 + c)].clone()
+        for i, earlier in enumerate(before):  # green sees red; blue sees red and green
+            means += one[k * (6 + c + i) : k * (7 + c + i)].tanh() * earlier
+        before.append(means.clamp(-1, 1))
+        assert got[0, 2 * 6 + 3, c] == pytest.approx(float((weights * before[-1]).sum()), abs=1e-6)
 
 
 def test_q_is_bounded():

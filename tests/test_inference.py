@@ -6,9 +6,8 @@ from helpers import tiny_model
 from torch.nn import functional as F
 
 from spx.api import Sampler
-from spx.evaluate import posterior
 from spx.models.parts.gaussian import reparameterise
-from spx.models.spatial.codes import coverage, encode, refine
+from spx.models.spatial.codes import coverage, encode, posterior, refine
 from spx.models.spatial.vae import to_unit
 from spxcore.heads.log_prob import logistics_log_prob as log_prob
 
@@ -22,7 +21,7 @@ def test_coverage_counts_windows():
 def test_the_encoders_posterior_is_not_touched():
     model, images = Sampler(tiny_model()), np.random.default_rng(0).integers(0, 256, (3, 1, 28, 28), np.uint8)
     expected = model.module.vae.encode(to_unit(torch.from_numpy(images)))
-    for found, own in zip(posterior(model, images.transpose(0, 2, 3, 1)), expected, strict=True):
+    for found, own in zip(posterior(model.checkpoint, images.transpose(0, 2, 3, 1)), expected, strict=True):
         torch.testing.assert_close(found, own)
 
 
@@ -36,7 +35,7 @@ def test_steps_better_the_bound():
         with torch.no_grad():
             return float(-(weight * log_prob(model.module.vae.decode(z), x)).sum() - prior.log_prob(z).sum())
 
-    before, few, many = (posterior(model, images.transpose(0, 2, 3, 1), steps) for steps in (0, 3, 30))
+    before, few, many = (posterior(model.checkpoint, images.transpose(0, 2, 3, 1), steps) for steps in (0, 3, 30))
     assert nats(*many) < nats(*few) < nats(*before)
     assert torch.equal(before[1], many[1])  # the variance stays
 
@@ -47,6 +46,6 @@ def test_refining_leaves_the_model_alone_and_repeats():
     prior = model.module.prior.distribution()
     mean, log_variance = encode(model.module.vae, images)
     with torch.no_grad():  # as the evaluation runs
-        one, two = (refine(model.module.vae, prior, 8, images, mean, log_variance, 4) for _ in range(2))
+        one, two = (refine(model.module.vae, prior, 8, images, (mean, log_variance), 4) for _ in range(2))
     assert torch.equal(one, two) and not one.requires_grad and not torch.equal(one, mean)
     assert all(p.grad is None for p in model.module.parameters())

@@ -14,6 +14,7 @@ from spx.models.spatial.module import VAE
 from spx.models.spatial.vae import mean_image, to_unit
 from spxcore.errors import SpxError
 from spxcore.feeds import unit_levels
+from spxcore.heads import Logistics, Sampling
 from spxcore.walk.module import Module
 
 SMALL = {"filters": (4, 6, 8), "mixtures": 2, "latent": 5}
@@ -133,3 +134,23 @@ def test_levels_are_the_samplers():
     np.testing.assert_array_equal(to_unit(every), unit_levels(256)[:, 0])
     assert to_unit(every).dtype == np.float32
     np.testing.assert_array_equal(to_unit(torch.from_numpy(every)).numpy(), to_unit(every))
+
+
+def test_mean_image_of_colour_is_the_mean_of_draws():
+    """Green's mean depends on red, blue's on both: the mean of many pixels that the head draws, not the channels' own numbers."""
+    g = np.random.default_rng(0)
+    logits, means, coeffs = (
+        [0.3, -0.2],
+        [0.4, 0.5, -0.3, -0.2, 0.1, 0.0],
+        [1, 0.8, -1, -0.9, 0.7, 0.8],
+    )  # [channel][component]
+    params = np.float32([*logits, *means, *[-4] * 6, *coeffs])
+    head, n = Logistics(3, 2), 20_000
+    words = g.integers(0, 1 << 32, (n, 4), dtype=np.uint64).astype(np.uint32)
+    drawn = head.draw(np.tile(params, (n, 1)), words, Sampling()) / 127.5 - 1
+    for library, p in ((np, params[None, :, None, None]), (torch, torch.from_numpy(params)[None, :, None, None])):
+        found = np.asarray(mean_image(p, 3, library))[0, :, 0, 0]
+        np.testing.assert_allclose(found, drawn.mean(axis=0), atol=0.01)
+    weights = np.exp(params[:2]) / np.exp(params[:2]).sum()
+    own = params[2:8].reshape(3, 2) @ weights
+    assert np.abs(own[1:] - drawn.mean(axis=0)[1:]).max() > 0.1

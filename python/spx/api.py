@@ -2,40 +2,26 @@
 
 from __future__ import annotations
 
-import math
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from spxcore import engines
 from spxcore.canvas import Given
-from spxcore.draw import draw, score
+from spxcore.draw import draw
 from spxcore.drawing import Drawing
 from spxcore.engines import Engine, Report
 from spxcore.heads import Sampling
 
 from .checkpoints import read_checkpoint
+from .models.likelihood import Score, score
 from .models.model import Checkpoint
 from .request import Request, check_images
 
 if TYPE_CHECKING:
     from torch import nn
-
-
-class Score(NamedTuple):
-    """What images cost under a model.
-
-    Attributes:
-        bits: float64 [N], bits per dimension of each image, its code's included.
-        pixel_bits: float32 [N, H, W], bits per dimension at each pixel, without the code's.
-        code_bits: float64 [N], the code's share of `bits`.
-    """
-
-    bits: np.ndarray
-    pixel_bits: np.ndarray
-    code_bits: np.ndarray
 
 
 class Sampler:
@@ -146,16 +132,7 @@ class Sampler:
             seed: of the codes' noise.
             engine: as of the class.
         """
-        check_images(images, self.head.channels)
-        code, nats = self.family.paid_codes(self.checkpoint, images, engines.evaluate, seed)
-        drawing = self.drawing(Request(*images.shape[1:3], n=len(images), code=code))
-        rounds = self.family.split(self.config, images, np.ones(images.shape[1:3], bool))
-        found = score(drawing, {name: given.pixels for name, given in rounds.items()}, engine)
-        per_bit, dimensions = -1 / math.log(2), images[0].size
-        code_bits = nats / math.log(2) / dimensions
-        total = sum(part.sum(axis=(1, 2), dtype=np.float64) for part in found.values())
-        pixels = sum(part for part in found.values() if part.shape[1:] == images.shape[1:3])
-        return Score(per_bit * total / dimensions + code_bits, per_bit * pixels / images.shape[3], code_bits)
+        return score(self.checkpoint, images, seed, engine)
 
     def encode(self, images: np.ndarray, refine: int = 0) -> np.ndarray:
         """The code of each image, by which `reconstruct` draws: uint8 [N, H, W, C] -> float32 [N, Z]."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Set
-from dataclasses import dataclass, field
+from dataclasses import MISSING, dataclass, field
 from typing import ClassVar
 
 import numpy as np
@@ -12,33 +12,38 @@ from spxcore.canvas import Given
 from spxcore.errors import SpxError, require, whole_number
 from spxcore.heads import Sampling
 
+from .fields import ANY, COUNT, Range, setting
+
 
 @dataclass(frozen=True)
 class Request:
     """Images to draw.
 
-    Attributes:
-        height, width: in pixels; no width: as the height.
-        n: images; None: as many as there are codes, sources or given pictures, else 1. One of these serves all.
-        seed: 0 <= seed < 2^64.
-        sampling: temperature and mode.
-        label: class to draw.
-        code: float32 [n, Z], the code of each image.
-        source: uint8 [n or 1, H', W', C], images to be drawn anew from their codes.
-        refine: gradient steps that bring the sources' codes nearer to them.
-        given: pixels that stand and are kept.
+    Attributes: the help of each field says what it is. No width: as the height. No n: as many as there are codes, sources or given
+    pictures, else 1; one of these serves all. The arrays: code float32 [n, Z]; source uint8 [n or 1, H', W', C].
     """
 
-    height: int
-    width: int | None = None
-    n: int | None = None
-    seed: int = 0
+    height: int = setting(
+        MISSING, "height and width in pixels (the data's own)", options=("--res",), metavar="N", range=COUNT
+    )
+    width: int | None = setting(None, "height and width apart", options=("--size",), metavar="HxW")
+    n: int | None = setting(None, "number of images, or of drawings of each file (1)", metavar="K", range=COUNT)
+    seed: int = setting(0, "the same seed draws the same pixels (0)", metavar="S", range=Range(0, (1 << 64) - 1))
     sampling: Sampling = field(default_factory=Sampling)
-    label: int | None = None
-    code: np.ndarray | None = None
-    source: np.ndarray | None = None
-    refine: int = 0
-    given: Given | None = None
+    label: int | None = setting(
+        None,
+        "class to draw, from 0; without it, any; --digit is its name for MNIST",
+        options=("--class", "--digit"),
+        metavar="D",
+    )
+    code: np.ndarray | None = setting(None, "the code of each image", hidden=True)
+    source: np.ndarray | None = setting(
+        None, "draw these images anew, from their codes", options=("--reconstruct",), metavar="FILE"
+    )
+    refine: int = setting(0, "gradient steps that bring their codes nearer to the files (0)", metavar="K", range=ANY)
+    given: Given | None = setting(
+        None, "keep a part of these images and draw the rest", options=("--complete",), metavar="FILE"
+    )
 
     # What only some models understand, by the name that a user knows.
     OPTIONS: ClassVar[dict[str, str]] = {

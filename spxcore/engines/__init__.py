@@ -52,11 +52,12 @@ def get(name: str = "auto", job: Job | None = None, **options) -> Engine:
     """
     if name != "auto":
         reason = why_not(name)
-        engine = None if reason else _module(name).make(**options)
-        reason = reason or (engine.why_not(job) if job else None)
-        if reason:
-            raise SpxError(f"engine: {name} cannot run here: {reason}")
-        return engine
+        if reason is None:
+            engine = _module(name).make(**options)
+            reason = engine.why_not(job) if job else None
+            if reason is None:
+                return engine
+        raise SpxError(f"engine: {name} cannot run here: {reason}")
     for candidate in reversed(NAMES):
         if why_not(candidate) is None and not emulated(candidate):
             engine = _module(candidate).make(**options)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Protocol
 
@@ -9,7 +10,7 @@ import numpy as np
 
 from ..canvas import Canvas
 from ..drawing import Job
-from ..errors import require
+from ..errors import SpxError, require
 from ..feeds import Places
 from ..schedules import Window
 from ..walk.network import Network
@@ -94,11 +95,11 @@ def known_inputs(
     graph = network.graph
     given = dict(inputs)
     if graph.code:
-        n = len(next(iter(inputs.values()))) if inputs else len(code if code is not None else [])
-        good = code is not None and np.shape(code) == (n, graph.code)
-        require(good, "code", f"shape [{n}, {graph.code}]", np.shape(code))
+        z = np.asarray(np.zeros(0) if code is None else code)
+        n = len(next(iter(inputs.values()))) if inputs else len(z)
+        require(z.shape == (n, graph.code), "code", f"shape [{n}, {graph.code}]", list(z.shape))
         if "z" in graph.inputs:
-            given["z"] = np.asarray(code)[:, None]
+            given["z"] = z[:, None]
     require(set(given) == set(graph.inputs), "inputs", str(list(graph.inputs)), sorted(given))
     n, result = len(next(iter(given.values()))), {}
     for name in graph.inputs:
@@ -117,14 +118,12 @@ def torch_device(device: str | None) -> torch.device:
     """
     import torch
 
-    if device is None:
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        found = torch.device(device)
-    except RuntimeError:
-        found = None
     count = torch.cuda.device_count() if torch.cuda.is_available() else 0
-    there = found is not None and (found.type == "cpu" or (found.type == "cuda" and (found.index or 0) < count))
+    if device is None:
+        return torch.device("cuda" if count else "cpu")
+    with contextlib.suppress(RuntimeError):
+        found = torch.device(device)
+        if found.type == "cpu" or (found.type == "cuda" and (found.index or 0) < count):
+            return found
     gpus = f", cuda, or cuda:0 to cuda:{count - 1}" if count else " (this machine has no GPU torch can use)"
-    require(there, "device", "cpu" + gpus, repr(device))
-    return found
+    raise SpxError(f"device: expected cpu{gpus}, got {device!r}")

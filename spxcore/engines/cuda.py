@@ -114,7 +114,7 @@ class Cuda:
         if reason is not None:
             return reason
         try:
-            engine, _ = self.compiled(job.network, job.schedule.side, job.schedule.side)
+            engine, _ = self.compiled(job.evaluated, job.schedule.side, job.schedule.side)
         except (SpxError, MemoryError) as error:
             return str(error)
         image, free = job.height * job.width * job.head.channels, engine.free_bytes
@@ -127,7 +127,7 @@ class Cuda:
         from ..lower.job import window_job
         from ..lower.packing import code_numbers
 
-        engine, tables = self.compiled(job.network, job.schedule.side, job.schedule.side)
+        engine, tables = self.compiled(job.evaluated, job.schedule.side, job.schedule.side)
         numbers = code_numbers(job.code, tables.code, len(job.images)) if tables.code_numbers else None
         engine.draw(window_job(job, canvas)._replace(code=numbers), report)
 
@@ -145,7 +145,7 @@ class Cuda:
 
         known = known_inputs(network, height, width, inputs, code)
         engine, tables = self.compiled(network, height, width, whole=True)
-        images = len(next(iter(known.values()))) if known else len(code)
+        images = len(next(iter(known.values())))
         return engine.evaluate(
             [known[name] for name in inputs_of(network.graph)], code_numbers(code, tables.code, images)
         )

@@ -99,7 +99,7 @@ class Torch:
 
         from .torch_feeds import window_inputs
 
-        module = job.network.module.to(self.device)
+        module = job.evaluated.module.to(self.device)
         inputs, code = window_inputs(job, pixels, images, r, c, self.device)
         r0, c0 = window_origin(r, c, job.schedule.side)
         with torch.no_grad(), self.arithmetic():

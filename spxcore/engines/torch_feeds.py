@@ -106,7 +106,7 @@ def window_inputs(
     Returns:
         {input: [n * R, channels, side, side]}, and the codes [n * R, Z] or None.
     """
-    m, n, graph = job.schedule.side, len(images), job.network.graph
+    m, n, graph = job.schedule.side, len(images), job.evaluated.graph
     r0, c0 = window_origin(r, c, m)
 
     def tensor(values: np.ndarray) -> Tensor:
@@ -129,11 +129,11 @@ def window_inputs(
         else:
             told[name] = graph.values[name].size(m, m)[0]
     if told:
-        feed = job.feeds[next(iter(told))]
+        feed = job.told
         y, x = axis(job.height), axis(job.width)
         extra = tensor(feed.extra).expand(n, len(r), -1)
         maps = None if feed.maps is None else of_images(feed.maps)
-        rows, columns = ((of_windows(a[o]), of_windows(a[o + m - 1])) for a, o in ((y, r0), (x, c0)))
-        inputs |= dict(zip(told, told_places(list(told.values()), rows, columns, extra, maps)))
+        down, across = ((of_windows(a[o]), of_windows(a[o + m - 1])) for a, o in ((y, r0), (x, c0)))
+        inputs |= dict(zip(told, told_places(list(told.values()), down, across, extra, maps)))
     code = None if job.code is None else tensor(job.code[images]).repeat_interleave(len(r), dim=0)
     return inputs, code

@@ -140,7 +140,7 @@ class Triton:
         reason = why_no_window(job, NATIVE_LEVELS)
         if reason is None:
             try:
-                self.compiled(job.network, job.schedule.side)
+                self.compiled(job.evaluated, job.schedule.side)
             except SpxError as error:
                 reason = f"it cannot run this network: {error}"
         return reason
@@ -150,7 +150,7 @@ class Triton:
         from ..kernels.launch import Images
         from ..lower.job import window_job
 
-        network, task = self.compiled(job.network, job.schedule.side), window_job(job, canvas)
+        network, task = self.compiled(job.evaluated, job.schedule.side), window_job(job, canvas)
         together = network.images_together(task, self.memory_for_images())
         for first in range(0, len(job.images), together):
             # No name is bound to a batch: its memory is free before the next one's is taken.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 
@@ -19,8 +19,14 @@ class Sampling:
             probable level of a softmax.
     """
 
-    temperature: float = 1.0
-    mode: bool = False
+    temperature: float = field(default=1.0, metadata={"help": "factor on the pixels' spread (1)", "metavar": "T"})
+    mode: bool = field(
+        default=False,
+        metadata={
+            "help": "MAP sampling: the drawn component's mean, without noise",
+            "options": ("--mode", "--map"),
+        },
+    )
 
     def __post_init__(self):
         good = self.temperature > 0 and bool(np.isfinite(self.temperature))

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from ..feeds import Places, axis
+from ..feeds import axis
 
 if TYPE_CHECKING:
     from ..canvas import Canvas
@@ -54,11 +54,9 @@ class WindowJob(NamedTuple):
 
 def window_job(job: Job, canvas: Canvas) -> WindowJob:
     """A job of the sliding window (`spxcore.engines.base.why_no_window`) and its canvas as native code reads them."""
-    (drawn,) = job.network.graph.drawn
-    told = next((feed for name, feed in job.feeds.items() if name != drawn), Places())
-    given = canvas.given
+    told, given = job.told, canvas.given
     return WindowJob(
         job.height, job.width, job.seed, job.draw, job.images, job.code, told.maps, told.extra, axis(job.height),
-        axis(job.width), job.feeds[drawn].table, job.head, job.sampling.temperature, job.sampling.mode,
+        axis(job.width), job.drawn.table, job.head, job.sampling.temperature, job.sampling.mode,
         given[None] if given is not None and given.ndim == 2 else given, canvas.pixels, canvas.finished, canvas.params,
     )  # fmt: skip

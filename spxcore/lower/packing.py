@@ -31,6 +31,7 @@ def code_numbers(code: np.ndarray | None, u: np.ndarray, images: int) -> np.ndar
     Summed in one order whatever N is, as a matrix product is not: an image is the same alone and in company.
     """
     result = np.zeros((images, u.shape[1]), np.float32)
-    for i in range(0 if code is None else len(u)):
-        result += code[:, i, None] * u[i]
+    if code is not None:
+        for i in range(len(u)):
+            result += code[:, i, None] * u[i]
     return result

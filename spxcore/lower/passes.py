@@ -122,7 +122,7 @@ class _Joined:
         self.length += len(part)
         return self.length - len(part)
 
-    def array(self, dtype: np.dtype) -> np.ndarray:
+    def array(self, dtype: np.dtype | type) -> np.ndarray:
         """All of them, [n]."""
         return np.ascontiguousarray(np.concatenate([np.zeros(0, dtype), *self.parts]), dtype)
 
@@ -135,8 +135,9 @@ class _Builder:
         # A block's first number in Packed.weights -> its weights and whether they meet pairs; and as words, [chunks, tiles, 128].
         self.blocks: dict[int, tuple[np.ndarray, bool]] = {}
         self.words: dict[tuple[int, str], np.ndarray] = {}
-        self.weights, self.kinds, self.known = _Joined(), _Joined(), {}
-        self.products, self.places, self.sources = [], _Joined(), _Joined()
+        self.weights, self.kinds, self.places, self.sources = _Joined(), _Joined(), _Joined(), _Joined()
+        self.known: dict[tuple, tuple[int, int, int]] = {}  # blocks, precision -> first weight, first kind, chunks
+        self.products: list[tuple] = []
         self.find_blocks()
 
     def find_blocks(self) -> None:
@@ -201,13 +202,13 @@ class _Builder:
         blocks = tuple(key[0] for key in keys)
         blocks_words = [self.pack(first, precision) for first in blocks]
         if (blocks, precision) not in self.known:
-            kinds = [
+            words = [
                 min(CHUNK_WORDS, self.words_of(first, precision) - i * CHUNK_WORDS) + (0 if pairs else RAW)
                 for (first, pairs, _), chunks in zip(keys, blocks_words)
                 for i in range(len(chunks))
             ]
-            weights = np.concatenate([np.zeros(0, np.uint32), *(chunks.ravel() for chunks in blocks_words)])
-            self.known[blocks, precision] = self.weights.add(weights), self.kinds.add(np.array(kinds)), len(kinds)
+            packed = np.concatenate([np.zeros(0, np.uint32), *(chunks.ravel() for chunks in blocks_words)])
+            self.known[blocks, precision] = self.weights.add(packed), self.kinds.add(np.array(words)), len(words)
         weights, kinds, chunks = self.known[blocks, precision]
         sources = self.sources.length
         for key, of_key in zip(keys, blocks_words):
@@ -215,14 +216,16 @@ class _Builder:
             for i in range(len(of_key)):
                 self.sources.add(np.where(first < 0, -1, first + i * CHUNK_WORDS))
         places = np.zeros(len(ops), PLACE)
-        for name in PLACE.names:
+        for name in PLACE.names or ():
             places[name] = ops[name]
         places["residual"] = np.maximum(ops["residual"], ops["residual_ahead"])
         place, outputs, gate = self.places.add(places), int(ops["outputs"][0]), int(ops["gate"][0])
         self.products.append((place, len(ops), weights, chunks, kinds, sources, outputs, gate, sync))
 
     def run(self, programs: Sequence[WindowProgram], side: int) -> Products:
-        table, parts, pixels, told, params = [], [], _Joined(), _Joined(), _Joined()
+        table: list[tuple] = []
+        parts: list[int] = []
+        pixels, told, params = _Joined(), _Joined(), _Joined()
         for number, program in enumerate(programs):
             above = int((program.pixels["place"] < number // 2 * side).sum())  # they are sorted by place
             pixel, place = pixels.add(program.pixels), told.add(program.told)

@@ -56,7 +56,7 @@ PLACE = _int32("bias", "code", "partial_in", "partial_out", "residual", "raw", "
 
 def rows_of(dtype: np.dtype, numbers: np.ndarray) -> np.ndarray:
     """Numbers [n, columns] as a table [n] of that type."""
-    return np.ascontiguousarray(numbers, np.int32).reshape(-1, len(dtype)).view(dtype)[:, 0]
+    return np.ascontiguousarray(numbers, np.int32).reshape(-1, len(dtype.names or ())).view(dtype)[:, 0]
 
 
 def joined(dtype: np.dtype, tables: Sequence[np.ndarray]) -> np.ndarray:

@@ -37,8 +37,8 @@ def _stage_at(stage: graph.Stage, values: dict[str, Value], known: dict[tuple, n
             known[key] = taps.at(size, source)
         return known[key]
 
-    taps = [np.insert(taps_at(read.taps, values[read.value]), 1, i, axis=1) for i, read in enumerate(stage.reads)]
-    taps = np.concatenate(taps).astype(np.int32)
+    found = [np.insert(taps_at(read.taps, values[read.value]), 1, i, axis=1) for i, read in enumerate(stage.reads)]
+    taps = np.concatenate(found).astype(np.int32)
     taps = taps[np.lexsort((taps[:, SOURCE], taps[:, ROW]))]
     bias = np.repeat(stage.bias[None], out.places, axis=0)
     for part in stage.biases:

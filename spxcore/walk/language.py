@@ -66,9 +66,9 @@ class Kernel:
         """Level of the result of a value at a level (2^level pixels a place); None: a single place."""
         if self.whole:
             return None
-        if self.up:
-            return self.spread if of is None else of - 1
-        return of + self.stride - 1
+        if of is None:
+            return self.spread if self.up else None
+        return of - 1 if self.up else of + self.stride - 1
 
 
 HERE = Kernel()

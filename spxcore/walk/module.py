@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -97,11 +98,11 @@ class _Build(Shapes):
 
     def _parent(self, name: str) -> tuple[nn.Module, str]:
         *path, last = name.split(".")
-        parent = self.module
+        parent: nn.Module = self.module
         for part in path:
             if part not in parent._modules:
                 parent.add_module(part, nn.Module())
-            parent = parent._modules[part]
+            parent = getattr(parent, part)
         return parent, last
 
     def layer(self, name, inputs, outputs, kernel, **options):
@@ -122,9 +123,9 @@ class _Run:
     def __init__(self, module: Module, inputs: Mapping[str, Tensor], code: Tensor | None):
         self.module, self.inputs, self.z = module, inputs, code
 
-    def layer(self, name: str) -> nn.Module:
+    def layer(self, name: str) -> Any:
         """The submodule of a dotted name, whatever stands there now; `get_submodule` takes 18 times as long."""
-        module = self.module
+        module: Any = self.module
         for part in name.split("."):
             module = module._modules[part]
         return module

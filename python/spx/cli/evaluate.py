@@ -5,239 +5,160 @@ from __future__ import annotations
 import argparse
 import json
 import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from spxcore import __version__
-from spxcore.engines import CHOICES, PRECISIONS
 from spxcore.errors import SpxError, require
 
-from ..models.spatial.paper import row_of, with_error
-from . import run
+from . import options, run
 
 
 def parser() -> argparse.ArgumentParser:
     """The command's arguments."""
     p = argparse.ArgumentParser(
         prog="spx-eval",
-        description="Evaluate a checkpoint as the paper does: bits per dimension over all patch positions of the test images, "
-        "MS-SSIM of samples, confidence and accuracy of a LeNet; and the contours of large reconstructions.",
+        description="Evaluate a checkpoint of any model as the paper does: bits per dimension of the test images, MS-SSIM of samples, "
+        "confidence and accuracy of a LeNet where it fits (grey images of 28 pixels a side or more); and the contours of large "
+        "reconstructions, where a model can reconstruct.",
     )
+    options.add_checkpoint(p)
+    options.add_data(p)
+    options.add_lenet(p)
     p.add_argument(
-        "--checkpoint", default="mnist-8x8", metavar="NAME", help="shipped name, folder, or hub name (mnist-8x8)"
+        "--res", type=int, nargs="*", metavar="N", help="sizes that are judged (the data's own, and twice that)"
     )
-    p.add_argument("--data", default="mnist", help="mnist, fashion-mnist or idx (mnist)")
-    p.add_argument("--data-dir", default="data", metavar="DIR", help="folder of the IDX files (data)")
-    p.add_argument("--lenet", metavar="FOLDER", help="classifier made by spx-train-lenet (the shipped one, for MNIST)")
-    p.add_argument(
-        "--res", type=int, nargs="*", default=[28, 56], metavar="N", help="sizes judged by the classifier (28 56)"
-    )
-    p.add_argument("--samples", type=int, default=1000, metavar="K", help="samples at each size; 0 none (1000)")
-    p.add_argument(
-        "--reconstructions", type=int, default=1000, metavar="K", help="reconstructions at each size; 0 none (1000)"
-    )
-    p.add_argument("--pairs-of", type=int, default=500, metavar="K", help="samples whose pairs MS-SSIM compares (500)")
-    p.add_argument(
-        "--subset", type=int, metavar="K", help="test images of the likelihood, spread evenly; 0 leaves it out (all)"
-    )
+    options.add_amounts(p)
     p.add_argument(
         "--refine", type=int, default=10, metavar="K",
         help="gradient steps on the code of each image whose likelihood is computed; 0: the encoder's codes, as the paper's (10)",
     )  # fmt: skip
-    p.add_argument(
-        "--contours", type=int, nargs="*", default=[112], metavar="N", help="sizes of reconstructions only (112)"
-    )
-    p.add_argument(
-        "--large-pixels", type=int, default=1_000_000, metavar="P",
-        help="pixels drawn of each kind at sizes above 56: as many images as they make, at least one (1000000)",
-    )  # fmt: skip
     p.add_argument("--no-nearest", action="store_true", help="leave out the distances to the training images")
     p.add_argument("--temperature", type=float, default=1.0, metavar="T", help="factor on the pixels' spread (1)")
     p.add_argument("--seed", type=int, default=0, metavar="S", help="of samples and codes (0)")
-    p.add_argument("--engine", choices=CHOICES, default="auto", help="auto: the fastest that can run here")
-    p.add_argument(
-        "--precision",
-        choices=PRECISIONS,
-        default="fp32",
-        help="arithmetic of the drawing (fp32); tf32: triton and cuda",
-    )
-    p.add_argument("--threads", type=int, metavar="T", help="CPU threads (all)")
+    options.add_engine(p)
     p.add_argument("--out", type=Path, metavar="FOLDER", help="folder for report.json, report.md and the figures")
     p.add_argument(
-        "--figures", type=int, nargs="*", default=[28, 56, 112, 224], metavar="N",
-        help="sizes of the reconstructions in --out; above 224 one image each (28 56 112 224)",
+        "--figures", type=int, nargs="*", metavar="N",
+        help="sizes of the reconstructions in --out; above 224 one image each (the data's own, twice, four and eight times that)",
     )  # fmt: skip
     p.add_argument("--json", action="store_true", help="print the report as one line of JSON")
     p.add_argument("--version", action="version", version=f"%(prog)s {__version__}")
     return p
 
 
-def markdown(report: dict) -> str:
-    """The report as Markdown tables, real test images and the paper's row beside it."""
-    paper = report["paper"] or {}
-    lines = []
-    if "likelihood" in report:
-        found = report["likelihood"]
-        at_most = "<= " if found["prior"] != "none" else ""
-        known = f"{at_most}{paper['bits']}" if "bits" in paper else ""
-        alone, name = found.get("encoder alone"), "bound" if at_most else "all"
-        if alone:
-            name += f", codes refined by {found['refine']} gradient steps"
-        lines += [
-            f"| bits per dimension, {found['images']} test images | this checkpoint | paper |",
-            "|---|---|---|",
-            f"| patch likelihood alone | {with_error(found['patch_bits'], found['patch_error'], 4)} | |",
-        ]
-        if at_most:
-            lines.append(
-                f"| KL to the {found['prior']} prior that samples are drawn from | {found['kl_bits']:.4f} "
-                f"({found['kl_nats']:.1f} nats) | |"
-            )
-        lines += [
-            f"| {name} | {at_most}{with_error(found['bound_bits'], found['bound_error'], 4)} "
-            f"| {'' if alone else known} |",
-        ]
-        if alone:  # which is how the paper measured
-            bound = with_error(alone["bound_bits"], alone["bound_error"], 4)
-            lines.append(f"| bound, the encoder's codes ({alone['images']} images) | <= {bound} | {known} |")
-        lines.append("")
-    if report["sizes"]:
-        lines += ["| size | | images | this checkpoint | test images | paper |", "|---|---|---|---|---|---|"]
-    for size, row in report["sizes"].items():
-        for what, of, name in _SHOWN:
-            if what not in row.get(of, {}):
-                continue
-            own, real, known = row[of], row["test images"], paper.get(what, {}).get(size, "")
-            count = own["ms_ssim_images" if what == "ms_ssim" else "images"]
-            if what == "ms_ssim":
-                cells = [f"{r['ms_ssim']:.3f} +- {r['ms_ssim_deviation']:.2f}" for r in (own, real)]
-            elif what == "confidence":
-                cells = [with_error(r[what], r["confidence_error"], 1) for r in (own, real)]
-            elif what == "accuracy":
-                cells = [f"{r[what]:.1f}" for r in (own, real)]
-            elif what == "contour_ratio":
-                cells = [f"{with_error(own[what], own['contour_error'], 3)} (worst {own['contour_worst']:.3f})", "1"]
-            else:
-                cells = [f"{r['ink_pieces']:.2f} / {r['ground_pieces']:.2f}" for r in (own, real)]
-            known = " +- ".join(map(str, known)) if isinstance(known, (list, tuple)) else known
-            lines.append(f"| {size} | {name} | {count} | {cells[0]} | {cells[1]} | {known} |")
-    if "memorisation" in report:
-        lines += [
-            "",
-            "| distance to the nearest training image's | | median | closest 1 % | nearer than 1 % of the test images' |",
-            "|---|---|---|---|---|",
-        ]
-        for what, found in report["memorisation"].items():
-            for of, name in (("samples", f"{found['compared']} samples"), ("test", "as many test images")):
-                share = f"{found['nearer']:.1f} %" if of == "samples" else "1 %"
-                lines.append(
-                    f"| {what} | {name} | {found[f'{of}_median']:.2f} | {found[f'{of}_closest']:.2f} | {share} |"
-                )
-    parts = {"bits": report["likelihood"]} if "likelihood" in report else {}
-    parts |= {f"{size}x{size}": row for size, row in report["sizes"].items()}
-    took = ", ".join(f"{name} {part['seconds']:.0f} s" for name, part in parts.items())
-    lines += ["", f"Took {report['seconds']:.0f} s{f' ({took})' if took else ''}, {report['engine']} engine."]
-    return "\n".join(lines) + "\n"
+def _sizes(arguments: argparse.Namespace, model, side: int) -> dict[str, tuple[int, ...]]:
+    """The sizes of --res, --contours and --figures, checked; those not given follow the data's side."""
+    smallest, found = max(side, model.schedule.side), {}
+    for name, factors in (("res", (1, 2)), ("contours", (4,)), ("figures", (1, 2, 4, 8))):
+        told = getattr(arguments, name)
+        found[name] = tuple(factor * side for factor in factors) if told is None else tuple(told)
+        require(all(size >= smallest for size in found[name]), name, f"sizes of at least {smallest}", list(found[name]))
+    if "source" not in model.family.offers(model.config):  # reconstructions are what they are of
+        require(not arguments.contours, "contours", "a model that can reconstruct", model.family.name)
+        found["contours"] = ()
+    return found
 
 
-# Rows of the table of sizes: figure, of what, and its name.
-_SHOWN = (
-    ("ms_ssim", "samples", "MS-SSIM of samples"),
-    ("confidence", "samples", "confidence of samples"),
-    ("ink_pieces", "samples", "pieces of ink / ground, samples"),
-    ("accuracy", "reconstructions", "accuracy of reconstructions"),
-    ("contour_ratio", "reconstructions", "contour ratio of reconstructions"),
-    ("ink_pieces", "reconstructions", "pieces of ink / ground, reconstructions"),
-)
+def _lenet(arguments: argparse.Namespace, model, shape: tuple[int, ...]):
+    """The classifier, for test images of a shape [C, H, W]; None where it does not fit."""
+    from ..evaluation.lenet import load_lenet, why_not
 
-
-def paper_row(config) -> dict | None:
-    """The paper's row of a network as plain values, sizes as strings; None if it has none."""
-    row = row_of(config)
-    if row is None:
+    reason = why_not(shape[0], min(shape[1:]), model.head.levels)
+    if reason and not arguments.lenet:
         return None
-    by_size = {
-        name: {str(size): value for size, value in getattr(row, name).items()}
-        for name in ("ms_ssim", "confidence", "accuracy")
-    }
-    return {"network": row.network, "bits": row.bits, **by_size}
+    what = (
+        "grey images, which the classifier and the contours are for"
+        if shape[0] != 1
+        else "what the classifier can judge"
+    )
+    require(reason is None, "data", what, reason, "leave --lenet out")
+    options.needs_lenet(arguments)
+    return load_lenet(arguments.lenet)
 
 
-def _write(report: dict, folder: Path) -> None:
-    """report.json and report.md."""
-    from ..io.files import write_atomically
-
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        write_atomically(folder / "report.json", lambda path: path.write_text(json.dumps(report, indent=2) + "\n"))
-        write_atomically(folder / "report.md", lambda path: path.write_text(markdown(report)))
-    except OSError as error:
-        raise SpxError(f"out: {folder} cannot be written ({error.strerror}); choose another --out") from error
-
-
-def judge(arguments: argparse.Namespace) -> int:
-    """The command's body; returns the exit code."""
-    for name in ("samples", "reconstructions", "subset", "refine"):
-        value = getattr(arguments, name)
-        require(value is None or value >= 0, name, "0 or more", value)
-    for name in ("threads", "large_pixels", "pairs_of"):
-        value = getattr(arguments, name)
-        require(value is None or value >= 1, name, "at least 1", value)
-    require(arguments.temperature > 0, "temperature", "more than 0", arguments.temperature)
+@contextmanager
+def _bars() -> Iterator[Callable[[str, float], None]]:
+    """A bar for the part that is under way, and what tells it of the share done."""
     from tqdm import tqdm
 
-    from spxcore import engines
-
-    from .. import data, figures, metrics
-    from ..api import load
-    from ..evaluate import Drawings, evaluate
-    from ..lenet import load_lenet
-
-    for name, reason in (("contours", metrics.why_no_contours()), ("out", arguments.out and figures.why_not())):
-        if reason:
-            raise SpxError(f"{name}: {reason}")
-    test = data.load(arguments.data, arguments.data_dir, "test")
-    train = None if arguments.no_nearest else data.load(arguments.data, arguments.data_dir, "train")
-    if arguments.lenet is None:
-        require(arguments.data == "mnist", "lenet", "a folder made by spx-train-lenet for data other than MNIST", None)
-    model, lenet = load(arguments.checkpoint), load_lenet(arguments.lenet)
-    channels, side = test.images.shape[1:3]
-    require(channels == 1, "data", "grey images, which the classifier and the contours are for", f"{channels} channels")
-    smallest = max(side, model.schedule.side)
-    for name in ("res", "contours", "figures"):
-        sizes = getattr(arguments, name)
-        require(all(size >= smallest for size in sizes), name, f"sizes of at least {smallest}", sizes)
-    engine = engines.get(arguments.engine, precision=arguments.precision, threads=arguments.threads)
     bars: dict[str, tqdm] = {}
 
     def progress(part: str, share: float) -> None:
         if part not in bars:
             for bar in bars.values():
                 bar.close()
-            bars[part] = tqdm(
-                total=1.0, desc=part, disable=None, bar_format="{desc}: {percentage:3.0f}% {bar} {remaining}"
-            )
+            shape = "{desc}: {percentage:3.0f}% {bar} {remaining}"
+            bars[part] = tqdm(total=1.0, desc=part, disable=None, bar_format=shape)
         bars[part].update(share - bars[part].n)
 
-    drawings = Drawings(
-        model, test.images.transpose(0, 2, 3, 1), engine, arguments.seed, arguments.temperature, progress
-    )
-    report = evaluate(
-        model, test, lenet, drawings, train=train, sizes=tuple(arguments.res), contour_sizes=tuple(arguments.contours),
-        samples=arguments.samples, reconstructions=arguments.reconstructions, pairs_of=arguments.pairs_of,
-        large_pixels=arguments.large_pixels, subset=arguments.subset, refine=arguments.refine, progress=progress,
+    try:
+        yield progress
+    finally:
+        for bar in bars.values():
+            bar.close()
+
+
+def judge(arguments: argparse.Namespace) -> int:
+    """The command's body; returns the exit code."""
+    options.check_counts(arguments, from_0=("refine",))
+    require(arguments.temperature > 0, "temperature", "more than 0", arguments.temperature)
+    from ..api import load
+    from ..evaluation import figures, metrics
+    from ..evaluation.drawings import Drawings
+    from ..evaluation.evaluate import Amounts, Evaluation, evaluate
+    from ..evaluation.report import markdown
+    from ..io.files import write_json, write_text
+
+    for name, reason in (("contours", metrics.why_no_contours()), ("out", arguments.out and figures.why_not())):
+        if reason:
+            raise SpxError(f"{name}: {reason}")
+    test = options.load_data(arguments, "test")
+    train = None if arguments.no_nearest else options.load_data(arguments, "train")
+    model = load(arguments.checkpoint)
+    _check_images(test.images, model)
+    lenet = _lenet(arguments, model, test.images.shape[1:])
+    sizes = _sizes(arguments, model, test.images.shape[2])
+    engine = _engine(arguments, model)
+    amounts = Amounts(
+        sizes["res"], sizes["contours"], arguments.samples, arguments.reconstructions, arguments.pairs_of,
+        arguments.large_pixels, arguments.subset, arguments.refine,
     )  # fmt: skip
-    report = {
-        "checkpoint": arguments.checkpoint, "version": __version__, "engine": engine.name,
-        "precision": arguments.precision, "seed": arguments.seed, "temperature": arguments.temperature,
-        "paper": paper_row(model.config.network) if arguments.data == "mnist" else None, **report,
-    }  # fmt: skip
-    if arguments.out:
-        _write(report, arguments.out)
-        figures.paper_figures(drawings, report, tuple(arguments.figures), arguments.out)
-    for bar in bars.values():
-        bar.close()
+    with _bars() as progress:
+        originals = test.images.transpose(0, 2, 3, 1)
+        drawings = Drawings(model, originals, engine, arguments.seed, arguments.temperature, progress)
+        report = {
+            "checkpoint": arguments.checkpoint, "version": __version__, "engine": engine.name,
+            "precision": arguments.precision, "seed": arguments.seed, "temperature": arguments.temperature,
+            "paper": model.family.published(model.config, arguments.data),
+            **evaluate(Evaluation(drawings, test, amounts, lenet, train, progress)),
+        }  # fmt: skip
+        if arguments.out:
+            write_json(arguments.out / "report.json", report)
+            write_text(arguments.out / "report.md", markdown(report))
+            figures.paper_figures(drawings, report, sizes["figures"], arguments.out)
     print(json.dumps(report) if arguments.json else markdown(report), end="\n" if arguments.json else "")
     return 0
+
+
+def _check_images(images, model) -> None:
+    """Raise an `SpxError` unless test images uint8 [N, C, H, W] are of the kind that a model draws."""
+    head = model.head
+    require(images.shape[1] == head.channels, "data", f"images of {head.channels} channels", f"{images.shape[1]}")
+    require(images.max() < head.levels, "data", f"levels 0 to {head.levels - 1}, as the model's", int(images.max()))
+
+
+def _engine(arguments: argparse.Namespace, model):
+    """The engine that is asked for; "auto": the fastest that can draw the model."""
+    import numpy as np
+
+    from spxcore import engines
+
+    from ..request import Request
+
+    first = model.drawing(Request(model.family.size(model.config))).job(0, np.arange(1), {})
+    return engines.get(arguments.engine, first, precision=arguments.precision, threads=arguments.threads)
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -7,37 +7,34 @@ import sys
 from pathlib import Path
 
 from spxcore import __version__
-from spxcore.errors import require
 
-from . import run
+from . import options, run
 
 
 def parser() -> argparse.ArgumentParser:
     """The command's arguments."""
     p = argparse.ArgumentParser(prog="spx-train-lenet", description="Train the LeNet that spx-eval judges images with.")
-    p.add_argument("--data", default="mnist", help="mnist, fashion-mnist or idx (mnist)")
-    p.add_argument("--data-dir", default="data", metavar="DIR", help="folder of the IDX files (data)")
+    options.add_data(p)
     p.add_argument(
         "--out", type=Path, required=True, metavar="FOLDER", help="folder to write config.json and weights to"
     )
     p.add_argument("--epochs", type=int, default=15, help="passes over the training set (15)")
     p.add_argument("--seed", type=int, default=0, help="of weights, order and shifts (0)")
-    p.add_argument("--threads", type=int, metavar="T", help="CPU threads (all)")
+    options.add_threads(p)
     p.add_argument("--version", action="version", version=f"%(prog)s {__version__}")
     return p
 
 
 def train(arguments: argparse.Namespace) -> int:
     """The command's body; returns the exit code."""
-    require(arguments.threads is None or arguments.threads >= 1, "threads", "at least 1", arguments.threads)
+    options.check_counts(arguments)
     import torch
 
-    from .. import data
-    from ..lenet import save_lenet, train_lenet
+    from ..evaluation.lenet import save_lenet, train_lenet
 
     if arguments.threads:
         torch.set_num_threads(arguments.threads)
-    sets = [data.load(arguments.data, arguments.data_dir, split) for split in ("train", "test")]
+    sets = [options.load_data(arguments, split) for split in ("train", "test")]
     model, accuracy = train_lenet(
         *sets, arguments.epochs, arguments.seed,
         progress=lambda epoch, accuracy: print(f"epoch {epoch + 1}: {100 * accuracy:.2f} % of the test set", file=sys.stderr),

@@ -7,10 +7,9 @@ import sys
 from pathlib import Path
 
 from spxcore import __version__
-from spxcore.engines import CHOICES
 from spxcore.errors import require
 
-from . import run
+from . import options, run
 
 
 def parser() -> argparse.ArgumentParser:
@@ -30,32 +29,21 @@ def parser() -> argparse.ArgumentParser:
         "--vae", default="", metavar="NAME", help="checkpoint whose VAE the rows with a frozen one share (train it)"
     )
     p.add_argument("--vae-steps", type=int, default=6000, metavar="K", help="of the shared frozen VAE (6000)")
-    p.add_argument("--data", default="mnist", help="mnist, fashion-mnist or idx (mnist)")
-    p.add_argument("--data-dir", default="data", metavar="DIR", help="folder of the IDX files (data)")
-    p.add_argument("--lenet", default="", metavar="FOLDER", help="classifier made by spx-train-lenet (the shipped one)")
+    options.add_data(p, reading=False)
+    options.add_lenet(p)
     p.add_argument("--precision", choices=("fp32", "bf16"), default="fp32", help="of training (fp32)")
     p.add_argument("--compile", action="store_true", help="torch.compile the networks in training")
-    p.add_argument("--samples", type=int, default=1000, metavar="K", help="samples at each size; 0 none (1000)")
-    p.add_argument("--reconstructions", type=int, default=1000, metavar="K", help="at each size; 0 none (1000)")
-    p.add_argument("--pairs-of", type=int, default=500, metavar="K", help="samples whose pairs MS-SSIM compares (500)")
-    p.add_argument(
-        "--subset", type=int, metavar="K", help="test images of the likelihood, spread evenly; 0 leaves it out (all)"
-    )
-    p.add_argument("--contours", type=int, nargs="*", default=[112], metavar="N", help="sizes for contours (112)")
-    p.add_argument(
-        "--large-pixels", type=int, default=1_000_000, metavar="P", help="of each kind at sizes above 56 (1000000)"
-    )
+    options.add_amounts(p)
     p.add_argument("--seed", type=int, default=0, metavar="S", help="of training, samples and codes (0)")
     p.add_argument("--device", metavar="DEVICE", help="of training: cpu, cuda ... (cuda if there is one)")
-    p.add_argument("--engine", choices=CHOICES, default="auto", help="auto: the fastest that can run here")
-    p.add_argument("--threads", type=int, metavar="T", help="CPU threads (all)")
+    options.add_engine(p, precision=False)
     p.add_argument("--version", action="version", version=f"%(prog)s {__version__}")
     return p
 
 
 def reproduce(arguments: argparse.Namespace) -> int:
     """The command's body; returns the exit code."""
-    from ..reproduce import Budget, Reproduction, Settings, rows, select
+    from ..reproduce.rows import Budget, rows, select
 
     if arguments.list:
         for row in rows():
@@ -64,40 +52,33 @@ def reproduce(arguments: argparse.Namespace) -> int:
     chosen = select(arguments.rows)
     Budget.of(arguments.budget)
     require(arguments.out is not None, "out", "a folder", None)
-    for name in ("vae_steps", "samples", "reconstructions", "subset", "seed"):
-        value = getattr(arguments, name)
-        require(value is None or value >= 0, name, "0 or more", value)
-    for name in ("threads", "large_pixels", "pairs_of"):
-        value = getattr(arguments, name)
-        require(value is None or value >= 1, name, "at least 1", value)
-    require(all(n >= 28 for n in arguments.contours), "contours", "sizes of at least 28", arguments.contours)
-    other_data = arguments.data != "mnist"
-    require(
-        arguments.lenet or not other_data, "lenet", "a folder made by spx-train-lenet for data other than MNIST", None
-    )
+    options.check_counts(arguments, from_0=("vae_steps", "seed"))
+    contours = (112,) if arguments.contours is None else tuple(arguments.contours)
+    require(all(n >= 28 for n in contours), "contours", "sizes of at least 28", list(contours))
+    options.needs_lenet(arguments)
 
     import torch
 
     from spxcore import engines
     from spxcore.engines.base import torch_device
 
-    from .. import data, metrics
     from ..checkpoints import resolve
-    from ..lenet import load_lenet
+    from ..evaluation.lenet import load_lenet
+    from ..evaluation.metrics import why_no_contours
+    from ..reproduce.run import Reproduction
+    from ..reproduce.settings import Settings
 
-    reason = metrics.why_no_contours()
+    reason = why_no_contours()
     require(reason is None, "contours", "scikit-image", reason)
     if arguments.threads:
         torch.set_num_threads(arguments.threads)
     for split in ("train", "test"):  # what is wrong with the data or the classifier is said before hours of training
-        data.load(arguments.data, arguments.data_dir, split)
+        options.load_data(arguments, split)
     load_lenet(arguments.lenet or None)
     if arguments.vae:
         resolve(arguments.vae)
-    settings = Settings(
-        **{name: getattr(arguments, name) for name in Settings.__dataclass_fields__ if name != "contours"},
-        contours=tuple(arguments.contours),
-    )
+    given = {name: getattr(arguments, name) for name in Settings.__dataclass_fields__}
+    settings = Settings(**{**given, "lenet": arguments.lenet or "", "contours": contours})
     device = str(torch_device(arguments.device))
     engine = engines.get(arguments.engine, threads=arguments.threads)
     work = Reproduction(settings, arguments.out, device, engine, lambda line: print(line, file=sys.stderr, flush=True))

@@ -3,12 +3,32 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from spxcore.errors import SpxError
+
+
+@contextlib.contextmanager
+def writing(path: Path, way_out: str = "choose another --out", name: str = "") -> Iterator[None]:
+    """Inside, what the system refuses becomes one sentence.
+
+    Args:
+        path: what is written.
+        way_out: what the user may do.
+        name: of the option that told the path.
+
+    Raises:
+        SpxError: in place of an OSError.
+    """
+    try:
+        yield
+    except OSError as error:
+        what = f"{name}: {path}" if name else f"{path}:"
+        raise SpxError(f"{what} cannot be written ({error.strerror or error}); {way_out}") from error
 
 
 def _umask() -> int:
@@ -31,6 +51,38 @@ def write_atomically(path: Path, write: Callable[[Path], None]) -> None:
         temporary.unlink(missing_ok=True)
 
 
+def write_text(path: Path, text: str, way_out: str = "choose another --out") -> None:
+    """Write a text file atomically. Its folder is made.
+
+    Args:
+        path, text: the file, and what it holds.
+        way_out: what the user may do where it cannot be written.
+
+    Raises:
+        SpxError: if it cannot be written.
+    """
+    with writing(path, way_out):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_atomically(path, lambda temporary: temporary.write_text(text, encoding="utf-8"))
+
+
+def write_json(path: Path, value, way_out: str = "choose another --out") -> None:
+    """Write plain values as a JSON file, as `write_text` does."""
+    write_text(path, json.dumps(value, indent=2) + "\n", way_out)
+
+
+def read_json(path: Path):
+    """The value of a JSON file that a command made.
+
+    Raises:
+        SpxError: if it cannot be read, or is damaged.
+    """
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise SpxError(f"{path}: cannot be read ({error}); remove it to have it made again") from error
+
+
 def write_folder_atomically(path: Path, write: Callable[[Path], None]) -> None:
     """Call write(temporary folder beside `path`), then rename it to `path`, which must not exist yet."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
@@ -48,22 +100,21 @@ def write_folder_atomically(path: Path, write: Callable[[Path], None]) -> None:
 
 @contextlib.contextmanager
 def alone_in(folder: Path) -> Iterator[None]:
-    """Inside, no other process may be alone in `folder`. A claim ends with its process, however that ends.
+    """Inside, no other process may be alone in `folder`, which is made. A claim ends with its process, however that ends.
 
     Raises:
         SpxError: if another one is, or nothing can be written there.
     """
-    from filelock import FileLock, Timeout  # only training wants it, and it is slow to import
+    from filelock import FileLock, Timeout  # only long runs want it, and it is slow to import
 
     lock = FileLock(folder / "lock")
-    try:
-        lock.acquire(timeout=0)
-    except Timeout as error:
-        raise SpxError(
-            f"{folder}: expected a run that no other process is at work on, got one under way; wait for its end, or choose another --out"
-        ) from error
-    except OSError as error:
-        raise SpxError(f"{folder}: cannot be written ({error.strerror}); choose another --out") from error
+    with writing(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+        try:
+            lock.acquire(timeout=0)
+        except Timeout as error:  # which is an OSError
+            expected, way_out = "a run that no other process is at work on", "wait for its end, or choose another --out"
+            raise SpxError(f"{folder}: expected {expected}, got one under way; {way_out}") from error
     try:
         yield
     finally:

@@ -3,34 +3,115 @@
 from __future__ import annotations
 
 import math
+import warnings
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, UnidentifiedImageError
+from PIL import Image, ImageOps
 
 from spxcore.errors import SpxError, require
 
-from .files import write_atomically
+from .files import write_atomically, writing
 
-Image.MAX_IMAGE_PIXELS = 1 << 31  # our own large pictures are no attack
+Image.MAX_IMAGE_PIXELS = None  # `LARGEST` is compared instead, with a sentence
+LARGEST = 1 << 28  # pixels of a file that is read
 _GAP_GREY = 96
 SUFFIXES = (".png", ".npy")
 
 
-def read_image(path: str | Path, channels: int) -> np.ndarray:
+def read_image(path: str | Path, channels: int, alpha: str = "refuse") -> np.ndarray:
     """An image file as uint8 [H, W, channels].
 
+    Args:
+        path: a file of any format that Pillow reads.
+        channels: 1 (grey: ITU-R 601's luma) or 3 (RGB).
+        alpha: what becomes of transparent pixels: "refuse", or the "black" or "white" that shines through them.
+
     Raises:
-        SpxError: if it cannot be read as an image.
+        SpxError: if it cannot be read as an image, or only by guessing what its numbers mean.
     """
+    return pixels_of(open_image(path, channels, alpha))
+
+
+def pixels_of(image: Image.Image) -> np.ndarray:
+    """A grey or RGB picture as uint8 [H, W, 1 or 3]."""
+    pixels = np.asarray(image)
+    return pixels.reshape(*pixels.shape[:2], -1)
+
+
+def open_image(path: str | Path, channels: int, alpha: str = "refuse") -> Image.Image:
+    """An image file as Pillow's "L" or "RGB", upright as its EXIF orientation says; see `read_image`.
+
+    16 bits are scaled to 8, and so are floats from 0 to 1; other floats and 32-bit numbers have no known white and are refused, as are
+    files of several pictures.
+    """
+    if not Path(path).exists():
+        raise SpxError(f"{path}: no such file")
+    require(Path(path).is_file(), str(path), "a file", "a folder or a device")
     try:
-        with Image.open(path) as image:
-            pixels = np.asarray(image.convert("L" if channels == 1 else "RGB"))
-    except FileNotFoundError as error:
-        raise SpxError(f"{path}: no such file") from error
-    except (UnidentifiedImageError, OSError, ValueError) as error:
+        with warnings.catch_warnings(), Image.open(path) as image:
+            warnings.simplefilter("ignore")  # of odd EXIF and the like; what cannot be read is refused
+            width, height = image.size
+            require(
+                width * height <= LARGEST,
+                str(path),
+                f"at most {LARGEST} pixels",
+                f"{width}x{height}",
+                "make it smaller",
+            )
+            several = (
+                getattr(image, "n_frames", 1) if image.format != "MPO" else 1
+            )  # a camera's MPO has a preview in it
+            require(several == 1, str(path), "one picture", f"{several} in one file", "save the one that is meant")
+            image.load()
+            upright = ImageOps.exif_transpose(image)
+            return _opaque(_eight_bits(upright, image, str(path)), str(path), alpha).convert(
+                "L" if channels == 1 else "RGB"
+            )
+    except SpxError:
+        raise
+    except Exception as error:  # Pillow's decoders raise many kinds on damaged files
         raise SpxError(f"{path}: cannot be read as an image ({error})") from error
-    return pixels.reshape(*pixels.shape[:2], channels)
+
+
+def _eight_bits(image: Image.Image, file: Image.Image, name: str) -> Image.Image:
+    """The same picture with 8 bits a channel.
+
+    Args:
+        image: the picture, turned upright.
+        file: as it was opened, which still knows its format.
+        name: for the messages.
+    """
+    if image.mode == "F":
+        values = np.asarray(image)
+        known = bool(np.isfinite(values).all() and values.min() >= 0 and values.max() <= 1)
+        got = f"{values.min():g} to {values.max():g}"
+        require(known, name, "floats from 0 to 1", got, "what is white? save it with 8 bits")
+        return Image.fromarray((values.astype(np.float64) * 255 + 0.5).astype(np.uint8))
+    if not image.mode.startswith("I"):
+        return image
+    values = np.asarray(image).astype(np.int64)
+    sixteen = image.mode.startswith("I;16") or file.format in ("PNG", "PPM") or _tiff_bits(file) == 16
+    good = sixteen and values.min() >= 0 and values.max() < 1 << 16
+    require(good, name, "8 or 16 bits", f"32, {values.min()} to {values.max()}", "what is white? save it with 8 bits")
+    return Image.fromarray(((values * 255 + 32767) // 65535).astype(np.uint8))
+
+
+def _tiff_bits(file: Image.Image) -> int | None:
+    bits = getattr(file, "tag_v2", {}).get(258)
+    return bits[0] if isinstance(bits, tuple) else bits
+
+
+def _opaque(image: Image.Image, name: str, alpha: str) -> Image.Image:
+    """The same picture without an alpha channel."""
+    if "transparency" not in image.info and not image.mode.endswith(("A", "a")):
+        return image
+    image = image.convert("RGBA")
+    if image.getchannel("A").getextrema()[0] < 255:
+        way_out = "choose what shines through with --alpha black or --alpha white"
+        require(alpha in ("black", "white"), name, "a picture without transparent pixels", "some", way_out)
+        image = Image.alpha_composite(Image.new("RGBA", image.size, alpha), image)
+    return image.convert("RGB")
 
 
 def grid(images: np.ndarray, columns: int | None = None) -> Image.Image:
@@ -58,11 +139,9 @@ def check_writable(path: Path) -> None:
     require(path.suffix.lower() in SUFFIXES, "out", "a name ending in " + " or ".join(SUFFIXES), repr(str(path)))
     require(not path.is_dir(), "out", "a file's name", f"the folder {path}")
     probe = path.with_name(f".{path.name}.probe")
-    try:
+    with writing(path, name="out"):
         probe.touch()
         probe.unlink()
-    except OSError as error:
-        raise SpxError(f"out: {path} cannot be written ({error.strerror}); choose another --out") from error
 
 
 def write_images(images: np.ndarray, path: Path) -> None:
@@ -78,7 +157,5 @@ def write_images(images: np.ndarray, path: Path) -> None:
         def write(temporary: Path) -> None:
             picture.save(temporary, format="PNG")
 
-    try:
+    with writing(path, name="out"):
         write_atomically(path, write)
-    except OSError as error:
-        raise SpxError(f"out: {path} cannot be written ({error.strerror or error})") from error

@@ -10,7 +10,7 @@ import numpy as np
 
 from spxcore.errors import SpxError, require
 
-from .files import write_atomically
+from .files import write_atomically, write_json, writing
 
 CONFIG, WEIGHTS = "config.json", "model.safetensors"
 
@@ -71,10 +71,8 @@ def write_tensors(folder: Path, config: dict, tensors: Mapping[str, np.ndarray])
     from safetensors.numpy import save_file
 
     arrays = {name: np.ascontiguousarray(tensor) for name, tensor in tensors.items()}
-    text = json.dumps(config, indent=2) + "\n"
-    try:
+    way_out = "choose another folder"
+    with writing(folder, way_out):
         folder.mkdir(parents=True, exist_ok=True)
         write_atomically(folder / WEIGHTS, lambda path: save_file(arrays, path, metadata={"format": "pt"}))
-        write_atomically(folder / CONFIG, lambda path: path.write_text(text))
-    except OSError as error:
-        raise SpxError(f"{folder}: cannot be written ({error.strerror}); choose another folder") from error
+        write_json(folder / CONFIG, config, way_out)

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 import numpy as np
 
 from spxcore.canvas import Given
 from spxcore.drawing import Drawing, Earlier, Round
+from spxcore.engines import Engine
 from spxcore.errors import SpxError, require
 from spxcore.feeds import Feed, Pixels, unit_levels
 from spxcore.heads import Head
@@ -19,12 +20,18 @@ from spxcore.schedules import Schedule, Window
 from spxcore.walk.network import Network
 from spxcore.walk.shapes import shapes_of
 
+from ..io.resize import resize
 from ..io.tensors import CONFIG, WEIGHTS, read_config, read_tensors, write_tensors
 from ..request import Request
 from . import registry
+from .likelihood import Likelihood, Progress, score
+from .settings import Settings
 
 if TYPE_CHECKING:
     from torch import nn
+
+    from ..data.images import Images
+    from .training import Run, Training
 
 Walk = Callable
 # `spxcore.engines.evaluate`, or another of its kind: (network, height, width, inputs, code) -> [N, places, P].
@@ -41,10 +48,14 @@ class Model:
     Attributes:
         name: as `registry` has it.
         Config: frozen dataclass, what config.json holds. The default `schedule` wants its `side`, the side of a window.
+        Settings: frozen dataclass, how it is trained: `models.settings.Settings` with the family's own fields.
+        presets: of the default `preset`: a name and the settings that it replaces.
     """
 
     name: str
     Config: type
+    Settings: type = Settings
+    presets: ClassVar[Mapping[str, dict]] = {}
 
     # ---- what a model of the family is --------------------------------------------------------------------------------
 
@@ -146,17 +157,98 @@ class Model:
         """Codes for a score of images uint8 [N, H, W, C], and what each costs: float32 [N, Z] or None, nats [N]."""
         return None, np.zeros(len(images))
 
+    # ---- evaluation ---------------------------------------------------------------------------------------------------
+
+    def bits(
+        self,
+        checkpoint: Checkpoint,
+        images: np.ndarray,
+        seed: int = 0,
+        engine: str | Engine = "auto",
+        refine: int = 0,
+        progress: Progress | None = None,
+    ) -> Likelihood:
+        """What `spx-eval` reports of images' likelihood; the default is their score.
+
+        Args:
+            images: uint8 [N, H, W, C].
+            seed: of the codes' noise.
+            engine: runs the network.
+            refine: gradient steps that bring each image's code nearer to it, where `offers` has "refine".
+            progress: told of the part "likelihood".
+        """
+        found = score(checkpoint, images, seed, engine, progress)
+        prior = "own" if found.code_bits.any() else "none"
+        return Likelihood(found.bits - found.code_bits, found.code_bits, found.pixel_bits.mean(axis=0), prior)
+
+    def published(self, config, data: str) -> dict | None:
+        """The figures that a paper gives for such a model on a data set, as plain values; None if there are none.
+
+        Returns:
+            "network": its name in the paper; "bits": bits per dimension; "bound": whether that is an upper bound; and "ms_ssim",
+            "confidence", "accuracy": by the size as a string, a number or a pair of a mean and its deviation.
+        """
+        return None
+
+    def rows(self) -> list[Row]:
+        """What `spx-reproduce` can train and evaluate, in the order of its tables."""
+        return []
+
+    def real(self, config, images: np.ndarray, size: int) -> np.ndarray:
+        """What drawings of a size should look like: real images uint8 [N, H, H, C] -> uint8 [N, size, size, C]."""
+        if size == images.shape[1]:
+            return images
+        unit = images.transpose(0, 3, 1, 2) / np.float32(127.5) - 1
+        return ((resize(unit, size) + 1) * 127.5).round().astype(np.uint8).transpose(0, 2, 3, 1)
+
+    def decoded(self, checkpoint: Checkpoint, images: np.ndarray) -> np.ndarray | None:
+        """What the codes of images uint8 [N, H, W, C] alone tell of them, uint8 of any size [N, h, w, C]; None without codes."""
+        return None
+
+    def drawn_codes(
+        self, checkpoint: Checkpoint, n: int, seed: int, *sets: np.ndarray
+    ) -> tuple[np.ndarray, list[np.ndarray]] | None:
+        """Codes to compare: those of samples 0 to n - 1 of a seed [n, Z], and for each image of each set uint8 [N, H, W, C] one that
+        is drawn from its distribution [N, Z]; None without codes."""
+        return None
+
+    def with_prior(self, checkpoint: Checkpoint, prior: str) -> Checkpoint:
+        """The same model with another prior over codes, by a name that the family knows: see `rows`."""
+        raise SpxError(f"prior: expected the model's own, got {prior!r}")
+
     # ---- training -----------------------------------------------------------------------------------------------------
 
-    def module(self, checkpoint: Checkpoint) -> nn.Module:
-        """The torch module with the checkpoint's tensors, in evaluation mode, on the CPU: each network at its prefix."""
+    def preset(self, name: str | None, **replaced) -> Settings:
+        """The settings of a preset's name, some of them replaced.
+
+        Raises:
+            SpxError: for an unknown preset or setting, or a value out of range.
+        """
+        require(name in self.presets, "preset", " or ".join(self.presets) or "a family that can be trained", repr(name))
+        return self.Settings.of(**{"model": self.name, "preset": name, **self.presets[name], **replaced})
+
+    def trained(self, settings: Settings, channels: int, side: int) -> object:
+        """The `Config` that settings train on such images: what `Config` and `Settings` both have is taken from the settings."""
+        known = {f.name for f in fields(self.Config)}
+        found = {f.name: getattr(settings, f.name) for f in fields(settings) if f.name in known}
+        images = {"channels": channels, "side": side}
+        return self.Config(**found | {name: value for name, value in images.items() if name in known})
+
+    def training(self, settings: Settings, train: Images, validation: Images, run: Run) -> Training:
+        """How a model of the family is trained; see `models.training.Training`."""
+        from .training import Training
+
+        return Training(self, settings, train, validation, run)
+
+    def untrained(self, config) -> nn.Module:
+        """The torch module with random weights by torch's seed: each network at its prefix. `extras` are zeros."""
         import torch
         from torch import nn
 
         from spxcore.walk.module import Module
 
         whole = nn.Module()
-        for prefix, walk in self.networks(checkpoint.config).items():
+        for prefix, walk in self.networks(config).items():
             *path, last = prefix.split(".")
             parent = whole
             for part in path:
@@ -164,11 +256,76 @@ class Model:
                     parent.add_module(part, nn.Module())
                 parent = getattr(parent, part)
             parent.add_module(last, Module(walk))
+        for name, shape in self.extras(config).items():
+            whole.register_buffer(name, torch.zeros(shape))
+        return whole
+
+    def module(self, checkpoint: Checkpoint) -> nn.Module:
+        """The torch module with the checkpoint's tensors, in evaluation mode, on the CPU: each network at its prefix."""
+        import torch
+
+        whole = self.untrained(checkpoint.config)
         tensors = {name: torch.from_numpy(np.array(tensor)) for name, tensor in checkpoint.tensors.items()}
         for name in self.extras(checkpoint.config):
             whole.register_buffer(name, torch.empty_like(tensors[name]))
         whole.load_state_dict(tensors)
         return whole.eval()
+
+
+@dataclass(frozen=True)
+class Start:
+    """What several rows of `spx-reproduce` begin from: trained once, kept as a checkpoint.
+
+    Attributes:
+        name: of its folder.
+        text: what it is.
+        settings: how it is trained, "model" and "preset" among them.
+        keep: the part of the trained model that rows begin from, as a checkpoint.
+        settings_after: what a row that begins from it sets.
+        replaceable: whether a checkpoint that the user names may stand in for it.
+    """
+
+    name: str
+    text: str
+    settings: dict
+    keep: Callable[[Checkpoint], Checkpoint]
+    settings_after: dict
+    replaceable: bool = True
+
+
+@dataclass(frozen=True)
+class Row:
+    """One row of the tables of `spx-reproduce`.
+
+    Attributes:
+        name: what --rows selects.
+        group: the table that it stands in.
+        text: what it is.
+        settings: of its training, "model" and "preset" among them; the budget sets the steps.
+        beside: what is published of it, see `Model.published`.
+        of: name of the row whose trained model this one evaluates in another way; "" for a row that is trained.
+        base: name of the row that it changes in one thing, which is repeated above its table; "" for none.
+        prior: "" for the model's own, else as of `Model.with_prior`.
+        temperature: of the pixels.
+        share: of the budget, in multiples.
+        start: what its training begins from.
+        trial: settings of the short trial that finds out how many steps fit into minutes.
+        refine: gradient steps on the codes of the images whose likelihood is computed.
+    """
+
+    name: str
+    group: str
+    text: str
+    settings: dict
+    beside: dict | None = None
+    of: str = ""
+    base: str = ""
+    prior: str = ""
+    temperature: float = 1.0
+    share: float = 1.0
+    start: Start | None = None
+    trial: dict = field(default_factory=dict)
+    refine: int = 0
 
 
 @dataclass(frozen=True, eq=False)

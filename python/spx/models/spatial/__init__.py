@@ -6,17 +6,20 @@ from functools import partial
 
 import numpy as np
 
+from spxcore import engines
 from spxcore.canvas import Given
 from spxcore.drawing import Drawing
 from spxcore.heads import Logistics
 from spxcore.schedules import Window
 
 from ...request import Request
-from ..model import Checkpoint, Evaluate, Model, Walk
-from . import drawing
+from ..likelihood import Likelihood
+from ..model import Checkpoint, Evaluate, Model, Row, Walk
+from . import drawing, paper
+from . import settings as recipes
 from .config import ModelConfig
 from .network import decoder, encoder, maps
-from .prior import normals
+from .prior import normals, prior_of
 
 
 class Spatial(Model):
@@ -24,6 +27,7 @@ class Spatial(Model):
 
     name = "spatial"
     Config = ModelConfig
+    Settings = recipes.Settings
 
     def config(self, fields: dict) -> ModelConfig:
         """See `Model.config`."""
@@ -103,7 +107,71 @@ class Spatial(Model):
         noise = np.stack([normals(seed, image, mean.shape[1])[0] for image in range(len(mean))])
         z = (mean + np.exp(0.5 * log_variance) * noise).astype(np.float32)
         q = (torch.from_numpy(np.array(a)) for a in (mean, log_variance, z))
-        return z, kl_nats(drawing.prior_of(checkpoint), *q)
+        return z, kl_nats(prior_of(checkpoint), *q)
+
+    def preset(self, name: str | None, **replaced) -> recipes.Settings:
+        """See `settings.preset`."""
+        return recipes.preset(name, **replaced)
+
+    def training(self, settings: recipes.Settings, train, validation, run):
+        """See `Model.training`."""
+        from .training import SpatialTraining
+
+        return SpatialTraining(self, settings, train, validation, run)
+
+    def bits(
+        self, checkpoint: Checkpoint, images: np.ndarray, seed=0, engine=None, refine=0, progress=None
+    ) -> Likelihood:
+        """See `Model.bits`: the mean over every window of every image."""
+        from .bits import bits
+
+        engine = engines.get(engine) if isinstance(engine, str) else engine
+        return bits(checkpoint, images, seed, engine, refine if checkpoint.config.vae else 0, progress)
+
+    def published(self, config: ModelConfig, data: str) -> dict | None:
+        """The paper's tables 1 to 3, which are of MNIST."""
+        row = paper.row_of(config.network) if data == "mnist" else None
+        return row and paper.published(row)
+
+    def rows(self) -> list[Row]:
+        """The paper's tables 1 to 3, ours beside them, and what each choice of ours does."""
+        from .rows import rows
+
+        return rows()
+
+    def with_prior(self, checkpoint: Checkpoint, prior: str) -> Checkpoint:
+        """See `Model.with_prior`: "normal", or a number, a factor on the mixture's standard deviations."""
+        from .rows import with_prior
+
+        return with_prior(checkpoint, prior)
+
+    def real(self, config: ModelConfig, images: np.ndarray, size: int) -> np.ndarray:
+        """As training sees them at that size, their contrast raised."""
+        if size == images.shape[1]:
+            return images
+        from .patches import full_images
+
+        return full_images(images, size, config.contrast)
+
+    def decoded(self, checkpoint: Checkpoint, images: np.ndarray) -> np.ndarray | None:
+        """The VAE's mean images."""
+        if not checkpoint.config.vae:
+            return None
+        import torch
+
+        code = torch.from_numpy(self.codes(checkpoint, images, engines.evaluate))
+        decoded = checkpoint.module().decoded(code)
+        return ((decoded + 1) * 127.5).round().byte().permute(0, 2, 3, 1).numpy()
+
+    def drawn_codes(
+        self, checkpoint: Checkpoint, n: int, seed: int, *sets: np.ndarray
+    ) -> tuple[np.ndarray, list[np.ndarray]] | None:
+        """Codes from the prior that samples are drawn from, and from q(z | x)."""
+        if not checkpoint.config.vae:
+            return None
+        from .codes import draws
+
+        return draws(checkpoint, n, seed, sets)
 
     def module(self, checkpoint: Checkpoint):
         """See `Model.module`."""

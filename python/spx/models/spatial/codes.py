@@ -7,7 +7,7 @@ An encoder is optimal for no single image. The loss it causes in the bound is th
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -18,11 +18,12 @@ from torch.nn import functional as F
 
 from spxcore.heads.log_prob import logistics_log_prob
 
-from ..parts.gaussian import kl_to_standard_normal
-from .prior import Prior
+from ..parts.gaussian import kl_to_standard_normal, reparameterise
+from .prior import Prior, prior_of
 from .vae import to_unit
 
 if TYPE_CHECKING:
+    from ..model import Checkpoint
     from .module import VAE
 
 # Images that the VAE sees at once.
@@ -39,13 +40,20 @@ def encode(vae: VAE, images: Tensor) -> tuple[Tensor, Tensor]:
     return mean, log_variance
 
 
+def posterior(checkpoint: Checkpoint, images: np.ndarray, steps: int = 0) -> tuple[Tensor, Tensor]:
+    """Mean and log-variance of q(z | x) of uint8 [N, H, W, C], each [N, latent]; the mean after so many gradient steps."""
+    x = torch.from_numpy(np.array(images.transpose(0, 3, 1, 2)))  # a copy: files are read-only
+    vae, prior, patch = checkpoint.module().vae, prior_of(checkpoint).distribution(), checkpoint.config.network.patch
+    q = encode(vae, x)
+    return refine(vae, prior, patch, x, q, steps), q[1]
+
+
 def refine(
     vae: VAE,
     prior: Distribution,
     patch: int,
     images: Tensor,
-    mean: Tensor,
-    log_variance: Tensor,
+    posterior: tuple[Tensor, Tensor],
     steps: int,
     progress: Callable[[int], None] | None = None,
 ) -> Tensor:
@@ -59,13 +67,14 @@ def refine(
         prior: p(z), the prior that samples are drawn from (`Prior.distribution`).
         patch: side m of the windows.
         images: uint8 [N, C, H, W].
-        mean, log_variance: [N, latent], where to start.
+        posterior: mean and log-variance, each [N, latent], where to start.
         steps: 0 or more; 0 gives `mean` back.
         progress: told of each number of images done.
 
     Returns:
         [N, latent].
     """
+    mean, log_variance = posterior
     if not steps:
         return mean
     weight = coverage(vae.config.size, patch).to(mean)
@@ -101,3 +110,10 @@ def kl_nats(prior: Prior, mean: Tensor, log_variance: Tensor, z: Tensor) -> np.n
         return kl_to_standard_normal(mean, log_variance).double().numpy()
     q = Normal(mean.double(), (0.5 * log_variance).exp().double()).log_prob(z.double()).sum(dim=1)
     return q.numpy() - prior.log_density(z.numpy())
+
+
+def draws(checkpoint: Checkpoint, n: int, seed: int, sets: Sequence[np.ndarray]) -> tuple[np.ndarray, list[np.ndarray]]:
+    """See `Model.drawn_codes`."""
+    generator = torch.Generator().manual_seed(seed)
+    drawn = [reparameterise(*posterior(checkpoint, images), generator).numpy() for images in sets]
+    return prior_of(checkpoint).sample(seed, np.arange(n)), drawn

@@ -12,7 +12,7 @@ from spxcore.schedules import Window
 from ...io.resize import resize
 from ...request import Request
 from ..model import Checkpoint, Evaluate
-from .prior import PARTS, Prior
+from .prior import prior_of
 from .vae import mean_image, posterior, to_unit
 
 # The round's name.
@@ -20,13 +20,6 @@ ROUND = "image"
 
 # Times that missing pixels are guessed from the code, and the code from the image with the guess.
 _GUESSES = 10
-
-
-def prior_of(checkpoint: Checkpoint) -> Prior:
-    """The prior over codes."""
-    config = checkpoint.config
-    parts = {name: checkpoint.tensors[f"prior_{name}"] for name in PARTS} if config.components else {}
-    return Prior(config.network.latent, **parts)
 
 
 def drawing(checkpoint: Checkpoint, request: Request, evaluate: Evaluate) -> Drawing:
@@ -96,7 +89,7 @@ def codes(checkpoint: Checkpoint, images: np.ndarray, evaluate: Evaluate, refine
 
     x, mean, log_variance = (torch.from_numpy(np.array(a)) for a in (images.transpose(0, 3, 1, 2), mean, log_variance))
     prior, patch = prior_of(checkpoint).distribution(), checkpoint.config.network.patch
-    return refined(checkpoint.module().vae, prior, patch, x, mean, log_variance, refine).numpy()
+    return refined(checkpoint.module().vae, prior, patch, x, (mean, log_variance), refine).numpy()
 
 
 def _decode(checkpoint: Checkpoint, code: np.ndarray, evaluate: Evaluate) -> np.ndarray:

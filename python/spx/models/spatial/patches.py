@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, replace
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional as F
@@ -13,6 +14,7 @@ from spxcore.engines.torch_feeds import place_axis
 from spxcore.feeds import scale
 
 from .config import NetworkConfig
+from .vae import to_unit
 
 
 @dataclass(frozen=True)
@@ -70,6 +72,13 @@ def full_image(images: Tensor, n: int, strength: float) -> Tensor:
     """Images [B, C, H, H] in [-1, 1] as training sees them at size n, [B, C, n, n] (what a sample at n should look like)."""
     axis = torch.linspace(-1, 1, n).expand(len(images), n)
     return resample(images, axis, axis, torch.full((len(images),), contrast(n, images.shape[-1], strength)))
+
+
+def full_images(images: np.ndarray, n: int, strength: float) -> np.ndarray:
+    """The same of levels: uint8 [B, H, H, C] -> uint8 [B, n, n, C]."""
+    unit = to_unit(torch.from_numpy(np.array(images.transpose(0, 3, 1, 2))))
+    chunks = [((full_image(chunk, n, strength) + 1) * 127.5).round().byte() for chunk in unit.split(50)]
+    return torch.cat(chunks).permute(0, 2, 3, 1).numpy()
 
 
 def _edge_density(images: Tensor) -> Tensor:

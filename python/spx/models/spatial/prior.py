@@ -14,6 +14,8 @@ if TYPE_CHECKING:
     import torch
     from torch.distributions import Distribution
 
+    from ..model import Checkpoint
+
 # Share of the class' mean covariance in each cluster's: the one that gave held-out codes the highest density on MNIST.
 _SHRINKAGE = 0.2
 
@@ -165,3 +167,10 @@ def fit_mixture(
         np.array([centre for _, _, centre, *_ in found], np.float32),
         np.array([factor(label, *rest) for _, label, _, *rest in found], np.float32),
     )
+
+
+def prior_of(checkpoint: Checkpoint) -> Prior:
+    """The prior over codes."""
+    config = checkpoint.config
+    parts = {name: checkpoint.tensors[f"prior_{name}"] for name in PARTS} if config.components else {}
+    return Prior(config.network.latent, **parts)

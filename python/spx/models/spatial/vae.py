@@ -22,7 +22,7 @@ def posterior(encoded):
 
 
 def mean_image(params, channels: int, library=np):
-    """Mean of the decoder's mixtures (for RGB the channels' own means, unconditioned).
+    """Mean of the decoder's mixtures. In RGB, green's mean is that for the mean red, and blue's that for the mean red and green.
 
     Args:
         params: [B, P, ...].
@@ -32,7 +32,11 @@ def mean_image(params, channels: int, library=np):
     Returns:
         [B, C, ...] in [-1, 1].
     """
-    logits, means, _, _ = split(params, channels)
+    logits, means, _, coeffs = split(params, channels)
+    if channels == 3:
+        c, red = library.tanh(coeffs), means[:, 0].clip(-1, 1)
+        green = (means[:, 1] + c[:, 0] * red).clip(-1, 1)
+        means = library.stack([red, green, means[:, 2] + c[:, 1] * red + c[:, 2] * green], 1)
     weights = library.exp(logits - library.amax(logits, axis=1, keepdims=True))
     weights = weights / library.sum(weights, axis=1, keepdims=True)
     return (weights[:, None] * means.clip(-1, 1)).sum(axis=2)

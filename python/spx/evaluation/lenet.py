@@ -12,11 +12,20 @@ from torch.nn import functional as F
 
 from spxcore.errors import SpxError, require
 
-from .data import Images
-from .io.tensors import read_config, read_tensors, write_tensors
+from ..data import Images
+from ..io.tensors import read_config, read_tensors, write_tensors
 
-SHIPPED = Path(__file__).with_name("assets") / "lenet"
+SHIPPED = Path(__file__).parent.parent / "assets" / "lenet"
 SIDE = 28
+
+
+def why_not(channels: int, side: int, levels: int = 256) -> str | None:
+    """Why the classifier cannot judge square images of so many channels, pixels a side and levels; None if it can."""
+    if channels != 1:
+        return f"{channels} channels, and it sees grey images"
+    if side < SIDE:
+        return f"{side} pixels a side, and it sees at least {SIDE}"
+    return None if levels == 256 else f"{levels} levels, and it sees 256"
 
 
 class LeNet(nn.Module):

@@ -5,13 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 
 import numpy as np
-import torch
 
-from spxcore.errors import SpxError
-
-from .evaluate import Drawings
-from .io.files import write_atomically
-from .io.pictures import grid
+from ..io.files import write_atomically, writing
+from ..io.pictures import grid
+from .drawings import Drawings
 
 # Images in a row of the figures; fewer where they are larger.
 _COLUMNS = 10
@@ -29,10 +26,8 @@ def why_not() -> str | None:
 
 
 def _save(picture, path: Path) -> Path:
-    try:
+    with writing(path, name="out"):
         write_atomically(path, lambda p: picture.save(p, format="PNG"))
-    except OSError as error:
-        raise SpxError(f"out: {path} cannot be written ({error.strerror or error})") from error
     return path
 
 
@@ -47,11 +42,10 @@ def reconstructions(drawings: Drawings, size: int, folder: Path, count: int = _C
 
 
 def originals(drawings: Drawings, folder: Path, count: int = _COLUMNS) -> Path:
-    """Figure 5 (a) and (b): the test images, and below them what the VAE's own decoder makes of their codes."""
-    images = drawings.originals[:count]
-    decoded = drawings.model.module.decoded(torch.from_numpy(drawings.model.encode(images)))
-    decoded = ((decoded + 1) * 127.5).round().byte().permute(0, 2, 3, 1).numpy()
-    if decoded.shape[1:3] != images.shape[1:3]:  # data whose side is no multiple of 4
+    """Figure 5 (a) and (b): the test images, and below them what their codes alone tell of them."""
+    images, model = drawings.originals[:count], drawings.model
+    decoded = model.family.decoded(model.checkpoint, images)
+    if decoded is None or decoded.shape[1:3] != images.shape[1:3]:  # a VAE's side may be smaller than the data's
         return _save(grid(images, _COLUMNS), folder / "originals.png")
     return _save(grid(np.concatenate([images, decoded]), len(images)), folder / "originals.png")
 
@@ -68,7 +62,8 @@ def likelihood_map(bits: np.ndarray, folder: Path) -> Path:
     axes.set(xlabel="column", ylabel="row")
     figure.colorbar(shown, label="bits")
     path = folder / "likelihood.png"
-    write_atomically(path, lambda p: figure.savefig(p, format="png"))
+    with writing(path, name="out"):
+        write_atomically(path, lambda p: figure.savefig(p, format="png"))
     return path
 
 
@@ -77,17 +72,18 @@ def paper_figures(drawings: Drawings, report: dict, sizes: tuple[int, ...], fold
 
     Args:
         drawings: what is drawn already is not drawn again.
-        report: of `spx.evaluate.evaluate`, which tells the sizes and numbers of the samples and has the map.
+        report: of `evaluate`, which tells the sizes and numbers of the samples and has the map.
         sizes: of the reconstructions; above 224 a single image each.
         folder: where they go; made if need be.
     """
-    folder.mkdir(parents=True, exist_ok=True)
+    with writing(folder, name="out"):
+        folder.mkdir(parents=True, exist_ok=True)
     written = []
     for size, row in report["sizes"].items():
         if "samples" in row:
             count = min(row["samples"]["images"], 2 * _COLUMNS if int(size) <= _ROW_LIMIT else 1)
             written.append(samples(drawings, int(size), folder, count))
-    if drawings.model.config.vae:
+    if "source" in drawings.model.family.offers(drawings.model.config):
         written.append(originals(drawings, folder))
         for size in sizes:
             written.append(reconstructions(drawings, size, folder, _COLUMNS if size <= _ROW_LIMIT else 1))

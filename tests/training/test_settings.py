@@ -1,18 +1,30 @@
 """Recipes: the presets' settings and what they refuse."""
 
 import json
+import subprocess
+import sys
 from dataclasses import fields
 
 import pytest
 
-from spx.recipe import Recipe, recipe
+from spx.cli.train import parser
+from spx.models.spatial.settings import Settings
+from spx.models.spatial.settings import preset as recipe
+from spx.models.spatial.training import SpatialTraining
 from spxcore.errors import SpxError
+
+
+def phases(settings) -> list[tuple[str, int]]:
+    """Names and steps of the phases of such a run."""
+    whole = SpatialTraining.__new__(SpatialTraining)
+    whole.settings = settings
+    return [(phase.name, phase.steps) for phase in whole.phases()]
 
 
 def test_ours():
     r = recipe("small-8x8")
     assert (r.vae, r.prior, r.schedule, r.sizes, r.dropout) == ("frozen", "mixture", "cosine", (28, 1400), 0.0)
-    assert r.phases() == [("vae", r.vae_steps), ("patch", r.steps)]
+    assert phases(r) == [("vae", r.vae_steps), ("patch", r.steps)]
     network = r.network()
     assert (network.conditioning, network.patch, network.filters, network.layers) == ("spatial", 8, 25, 2)
     assert network.latent == 60 and network.sizes == (28, 1400) and network.dropout == 0.0
@@ -31,23 +43,23 @@ def test_the_papers(name):
     assert (network.filters, network.layers) == ((140, 5) if "large" in name else (25, 2))
     if name.startswith("paper"):
         assert r.vae == "joint" and network.latent == 60 and network.coordinates
-        assert r.phases() == [("joint", r.steps)]
+        assert phases(r) == [("joint", r.steps)]
     else:
         assert r.vae == "none" and network.latent == 0 and not network.coordinates
-        assert r.phases() == [("patch", r.steps)]
+        assert phases(r) == [("patch", r.steps)]
 
 
 def test_the_papers_ablations():
     assert not recipe("paper-small-8x8", coordinates=False).network().coordinates
     without = recipe("paper-small-8x8", vae="none")
     assert without.network().latent == 0 and without.network().coordinates
-    assert recipe("paper-small-8x8", vae="frozen").phases()[0] == ("vae", 6000)
+    assert phases(recipe("paper-small-8x8", vae="frozen"))[0] == ("vae", 6000)
 
 
 def test_settings_can_be_replaced_and_written():
     r = recipe("small-8x8", steps=5, sizes=[28, 56], lr=2e-3)
     assert (r.steps, r.sizes, r.lr) == (5, (28, 56), 2e-3)
-    assert Recipe(**json.loads(json.dumps(r.to_dict()))) == r
+    assert Settings(**json.loads(json.dumps(r.to_dict()))) == r
 
 
 def test_a_patch_larger_than_the_presets_smallest_image():
@@ -71,7 +83,8 @@ def test_unknown_presets(name):
         {"lr": float("nan")}, {"weight_decay": float("nan")}, {"lr_decay": 0.0}, {"lr_decay": 1.1}, {"ema": 1.0}, {"ema": -0.1},
         {"dropout": 1.0}, {"sizes": (4, 28)}, {"sizes": (56, 28)}, {"sizes": (28,)}, {"vae": "some"}, {"prior": "other"},
         {"schedule": "linear"}, {"precision": "fp16"}, {"batch": 130}, {"coordinates": False},
-        {"targets": "other"}, {"patch_weight": 0.0}, {"spoilt": 1.1}, {"refine": -1},
+        {"validation": 1.0}, {"validation": -0.1}, {"steps": 1.5}, {"targets": "other"},
+        {"patch_weight": 0.0}, {"spoilt": 1.1}, {"refine": -1},
     ],
     ids=str,
 )  # fmt: skip
@@ -93,12 +106,25 @@ def test_unknown_settings():
         recipe("small-8x8", learning_rate=1e-3)
 
 
-def test_every_setting_is_described():
-    """The command's help texts are read from the docstring."""
-    from spx.cli.train import _described, parser
-
-    described = _described()
-    assert set(described) == {field.name for field in fields(Recipe)}
+def test_every_setting_is_an_option():
+    """The options and their help are made of the fields' metadata."""
     shown = " ".join(parser().format_help().split())
-    for field in fields(Recipe):
-        assert f"--{field.name.replace('_', '-')}" in shown and " ".join(described[field.name].split()) in shown
+    for field in fields(Settings):
+        option, hidden = f"--{field.name.replace('_', '-')}", field.metadata.get("hidden")
+        assert (option in shown) == (not hidden), option
+        assert hidden or field.name == "model" or " ".join(field.metadata["help"].split()) in shown, option
+    assert "family of the model: " in shown
+
+
+def test_help_without_docstrings():
+    """python -OO drops them."""
+    code = "from spx.cli.train import parser; print(parser().format_help())"
+    done = subprocess.run([sys.executable, "-OO", "-c", code], capture_output=True, text=True)
+    assert done.returncode == 0 and "peak learning rate of Adam" in done.stdout, done.stderr
+
+
+def test_choices_are_in_the_help():
+    """A refusal names all choices, so does the help."""
+    for field in fields(Settings):
+        for choice in field.metadata.get("choices", ()):
+            assert choice in field.metadata["help"], (field.name, choice)

@@ -1,0 +1,54 @@
+"""A cache of what took long to read: one .npz file for a folder and a way of reading it, made anew when a file changes."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+
+from spxcore.errors import SpxError
+
+from ..io.files import write_atomically
+from .arrays import read_arrays
+
+_VERSION = 1  # of what is in a file
+Arrays = dict[str, np.ndarray]
+
+
+def cache_folder() -> Path:
+    """XDG_CACHE_HOME/spx/data, or .cache/spx/data in the user's folder."""
+    base = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
+    return Path(base) / "spx" / "data"
+
+
+def cached(place: object, files: object, make: Callable[[], Arrays]) -> Arrays:
+    """The arrays that make() returns, from the cache if they are there.
+
+    A cache that cannot be read, is damaged, or is of other files is made anew; one that cannot be written is done without.
+
+    Args:
+        place: what decides the file's name, of JSON's types: the folder and how it is read.
+        files: what has to be the same, of JSON's types: every file's name, size and time.
+        make: reads the files.
+    """
+    key = hashlib.sha256(json.dumps([_VERSION, place, files]).encode()).hexdigest()
+    path = cache_folder() / f"{hashlib.sha256(json.dumps(place).encode()).hexdigest()[:32]}.npz"
+    with contextlib.suppress(SpxError, OSError):
+        found = read_arrays(path)
+        if str(found.pop("key", "")) == key:
+            return found
+    found = make()
+
+    def write(temporary: Path) -> None:
+        with open(temporary, "wb") as file:
+            np.savez(file, key=np.array(key), **found)
+
+    with contextlib.suppress(OSError):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_atomically(path, write)
+    return found

@@ -1,0 +1,97 @@
+"""IDX, the format of MNIST's files, plain or gzip."""
+
+from __future__ import annotations
+
+import gzip
+import math
+import zlib
+from pathlib import Path
+from typing import BinaryIO
+
+import numpy as np
+
+from spxcore.errors import SpxError, require
+
+from .images import Images, check_bytes, checked
+
+FILES = {
+    ("train", "images"): "train-images-idx3-ubyte",
+    ("train", "labels"): "train-labels-idx1-ubyte",
+    ("test", "images"): "t10k-images-idx3-ubyte",
+    ("test", "labels"): "t10k-labels-idx1-ubyte",
+}
+_CHUNK = 1 << 24  # bytes read at a time, so that no header makes us reserve what the file does not hold
+_RANK = 4
+
+
+def read_idx(path: Path) -> np.ndarray:
+    """Read one IDX file of unsigned bytes, plain or gzip (the content decides, not the name).
+
+    Returns:
+        uint8 array of the file's shape.
+
+    Raises:
+        SpxError: if the file cannot be read, is damaged or is not IDX of unsigned bytes.
+    """
+    try:
+        with open(path, "rb") as plain:
+            packed = plain.read(2) == b"\x1f\x8b"
+            plain.seek(0)
+            if not packed:
+                return _read(plain, path, None)
+            with gzip.GzipFile(fileobj=plain) as unpacked:
+                return _read(unpacked, path, path.stat().st_size)
+    except (OSError, EOFError, zlib.error) as error:
+        raise SpxError(f"{path}: cannot be read ({error}); fetch the file again") from error
+
+
+def _read(file: BinaryIO, path: Path, packed: int | None) -> np.ndarray:
+    raw = _at_most(file, 4)
+    name, again = str(path), "fetch the file again"
+    good = len(raw) >= 4 and raw[:2] == b"\0\0"
+    require(good, name, "an IDX file (first bytes 00 00)", raw[:2].hex() or "nothing")
+    require(raw[2] == 8, name, "IDX of unsigned bytes (type 08)", f"type {raw[2]:02x}")
+    rank = raw[3]
+    require(1 <= rank <= _RANK, name, f"1 to {_RANK} dimensions", rank, again)
+    raw += _at_most(file, 4 * rank)
+    header = 4 + 4 * rank
+    require(len(raw) == header, name, f"a header of {header} bytes", f"{len(raw)} bytes", again)
+    shape = tuple(int(n) for n in np.frombuffer(raw, ">u4", rank, 4))
+    size = math.prod(shape)
+    check_bytes(name, size, packed)
+    body = _at_most(file, size + 1)  # one more, to see a file that is too long; gzip checks its sum at the end
+    require(len(body) == size, name, f"{header + size} bytes for shape {shape}", header + len(body), again)
+    return np.frombuffer(body, np.uint8).reshape(shape)
+
+
+def _at_most(file: BinaryIO, size: int) -> bytes:
+    """The next `size` bytes, or as many as there are."""
+    pieces = []
+    while size > 0 and (piece := file.read(min(size, _CHUNK))):
+        pieces.append(piece)
+        size -= len(piece)
+    return b"".join(pieces)
+
+
+def find(folder: Path, name: str) -> Path | None:
+    """The file of that name in `folder`, plain or .gz, also with the dot some distributions write before idx."""
+    for stem in (name, name.replace("-idx", ".idx")):
+        for candidate in (folder / stem, folder / f"{stem}.gz"):
+            if candidate.is_file():
+                return candidate
+    return None
+
+
+def load_idx(folder: Path, split: str) -> Images:
+    """The images of a folder with files named as MNIST's.
+
+    Raises:
+        SpxError: for a missing, damaged or wrong file.
+    """
+    arrays = []
+    for what in ("images", "labels"):
+        file = FILES[split, what]
+        path = find(folder, file)
+        require(path is not None, str(folder), f"a file {file} or {file}.gz", "none", "check --data-dir")
+        arrays.append(read_idx(path))
+    return checked(split, *arrays)

@@ -1,0 +1,49 @@
+"""Fields of settings and requests that say what they are: the commands make their options of them, and every refusal its sentence."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import field
+from typing import NamedTuple
+
+
+class Range(NamedTuple):
+    """Numbers that a setting may have.
+
+    Attributes:
+        low, high: the ends.
+        above, under: whether the low, the high end itself is left out.
+    """
+
+    low: float = 0
+    high: float = math.inf
+    above: bool = False
+    under: bool = False
+
+    def holds(self, value: float) -> bool:
+        """Whether `value` is one of them; a NaN is none."""
+        low = value > self.low if self.above else value >= self.low
+        return low and (value < self.high if self.under else value <= self.high)
+
+    def __str__(self) -> str:
+        if self.high == math.inf:
+            return f"more than {self.low}" if self.above else "0 or more" if self.low == 0 else f"at least {self.low}"
+        start = f"more than {self.low}" if self.above else f"{self.low}"
+        return f"{start} to under {self.high}" if self.under else f"{start} to {self.high}"
+
+
+ANY, COUNT = Range(0), Range(1)
+POSITIVE = Range(0, above=True)
+SHARE, UNDER_ONE = Range(0, 1), Range(0, 1, under=True)
+
+
+def setting(default, help: str, **metadata):
+    """A field of settings.
+
+    Args:
+        default: MISSING for none.
+        help: what the option's help says.
+        metadata: `choices`, a tuple; `range`, a `Range`; `metavar`; `options`, other names of the option than the field's own;
+            `hidden`: true for no option of a command.
+    """
+    return field(default=default, metadata={"help": help, **metadata})

@@ -1,0 +1,1 @@
+"""Training: any model, by its `models.training.Training`, in a run's folder."""

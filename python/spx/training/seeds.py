@@ -1,0 +1,45 @@
+"""Seeds: every random number of a run is a function of what it is for, so that a run can be stopped anywhere and continued."""
+
+from __future__ import annotations
+
+import hashlib
+
+import numpy as np
+
+from spxcore.errors import require
+
+
+def seed_of(*parts: int | str) -> int:
+    """A 63-bit seed that depends on every part."""
+    digest = hashlib.blake2b(repr(parts).encode(), digest_size=8).digest()
+    return int.from_bytes(digest, "little") >> 1
+
+
+class Order:
+    """Which training images a step sees: consecutive pieces of one permutation an epoch.
+
+    Args:
+        seed: of the run.
+        count: training images.
+    """
+
+    def __init__(self, seed: int, count: int):
+        self.seed, self.count = seed, count
+        self._latest: tuple[tuple, np.ndarray] | None = None
+
+    def steps_an_epoch(self, images: int) -> int:
+        """Steps of so many images in which each image is seen once, but for a rest.
+
+        Raises:
+            SpxError: if there are fewer than a step wants.
+        """
+        require(images <= self.count, "batch", f"at most the data set's {self.count} images a step", images)
+        return self.count // images
+
+    def images(self, phase: str, step: int, images: int) -> np.ndarray:
+        """Numbers of the images of a step, int64 [images]."""
+        epoch, place = divmod(step, self.steps_an_epoch(images))
+        key = (phase, epoch)
+        if self._latest is None or self._latest[0] != key:
+            self._latest = key, np.random.default_rng(seed_of(self.seed, *key)).permutation(self.count)
+        return self._latest[1][place * images : (place + 1) * images]

@@ -22,3 +22,23 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if item.get_closest_marker("gpu"):
             item.add_marker(pytest.mark.skip(reason="needs an NVIDIA GPU, and PyTorch finds none"))
+
+
+@pytest.fixture(scope="module")
+def checkpoint(tmp_path_factory):
+    """The folder of a tiny model, for the tests of the commands."""
+    from helpers import tiny_model
+
+    from spx.checkpoints import save_checkpoint
+
+    folder = tmp_path_factory.mktemp("checkpoint")
+    save_checkpoint(tiny_model(), folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def model(checkpoint):
+    """That model, loaded."""
+    import spx
+
+    return spx.load(checkpoint)

@@ -5,25 +5,11 @@ from dataclasses import fields
 
 import numpy as np
 import pytest
-from helpers import digits, tiny_model
+from helpers import digits
 from PIL import Image
 
-import spx
-from spx.checkpoints import save_checkpoint
 from spx.cli.sample import main, parser
 from spx.request import Request
-
-
-@pytest.fixture(scope="module")
-def checkpoint(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("checkpoint")
-    save_checkpoint(tiny_model(), folder)
-    return folder
-
-
-@pytest.fixture(scope="module")
-def model(checkpoint):
-    return spx.load(checkpoint)
 
 
 @pytest.fixture

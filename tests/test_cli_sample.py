@@ -20,18 +20,6 @@ from spxcore import native
 needs_native = pytest.mark.skipif(not native.have_native(), reason=native.why_no_native() or "built")
 
 
-@pytest.fixture(scope="module")
-def checkpoint(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("checkpoint")
-    save_checkpoint(tiny_model(), folder)
-    return folder
-
-
-@pytest.fixture(scope="module")
-def model(checkpoint):
-    return spx.load(checkpoint)
-
-
 @pytest.fixture
 def draw(checkpoint, tmp_path, monkeypatch, capsys):
     """Run the command in an empty folder: (exit code, standard output, standard error)."""

@@ -82,14 +82,3 @@ def markdown(report: dict) -> str:
     took = ", ".join(f"{name} {part['seconds']:.0f} s" for name, part in parts.items())
     lines += ["", f"Took {report['seconds']:.0f} s{f' ({took})' if took else ''}, {report['engine']} engine."]
     return "\n".join(lines) + "\n"
-
-
-# Rows of the table of sizes: figure, of what, and its name.
-_SHOWN = (
-    ("ms_ssim", "samples", "MS-SSIM of samples"),
-    ("confidence", "samples", "confidence of samples"),
-    ("ink_pieces", "samples", "pieces of ink / ground, samples"),
-    ("accuracy", "reconstructions", "accuracy of reconstructions"),
-    ("contour_ratio", "reconstructions", "contour ratio of reconstructions"),
-    ("ink_pieces", "reconstructions", "pieces of ink / ground, reconstructions"),
-)

@@ -17,6 +17,8 @@ from spxcore.engines.torch_feeds import window_inputs
 from spxcore.feeds import Pixels, unit_levels
 from spxcore.heads.log_prob import log_prob
 
+pytestmark = pytest.mark.usefixtures("quick_interpreter")
+
 # The example registers itself, as a user's package does.
 _EXAMPLE = importlib.util.spec_from_file_location("toy", Path(__file__).parents[3] / "examples" / "toy.py")
 toy = importlib.util.module_from_spec(_EXAMPLE)
@@ -106,7 +108,12 @@ def test_every_engine_draws_what_the_naive_loop_draws(name, engine):
     forced = drawn(engine, task, Given(naive.pixels, np.ones(naive.pixels.shape[1:3], bool)), keep=True)
     assert close(forced.params, naive.params, 1e-4)
     np.testing.assert_array_equal(forced.pixels, naive.pixels)
-    same_images(task, naive.pixels, drawn(engine, task).pixels)
+    given = None
+    if n == 1:  # the slow one draws the last row only
+        mask = np.ones(naive.pixels.shape[1:3], bool)
+        mask[-1] = False
+        given = Given(naive.pixels, mask)
+    same_images(task, naive.pixels, drawn(engine, task, given).pixels)
 
 
 def test_the_toy_learns_draws_completes_and_scores():

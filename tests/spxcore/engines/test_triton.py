@@ -38,7 +38,8 @@ from spxcore.schedules.window import window_origin
 from spxcore.walk.language import down, down_right
 from spxcore.walk.module import Module
 
-pytestmark = pytest.mark.timeout(900)  # on a busy machine the interpreter takes minutes
+# On a busy machine the interpreter takes minutes.
+pytestmark = [pytest.mark.timeout(900), pytest.mark.usefixtures("quick_interpreter")]
 
 HAVE_GPU = torch.cuda.is_available()
 DEVICE = "cuda" if HAVE_GPU else "cpu"
@@ -48,24 +49,6 @@ SPATIAL = {"patch": 4, "conditioning": "spatial"}
 # Largest difference from the NumPy executor in fp64, relative to the largest number of the stage. Measured in the interpreter, where
 # inputs are not rounded to tf32: 3e-7 to 4e-7, bf16 1.2e-2. tf32's 1e-2 is an allowance for 11 bits of mantissa, not measured.
 TOLERANCE = {"fp32": 1e-5, "tf32x3": 1e-5, "tf32": 1e-2, "bf16": 5e-2}
-
-
-@pytest.fixture(autouse=True)
-def quick_interpreter(monkeypatch):
-    """Without the interpreter's look for integer overflow at every operation, and its preparations at every call from one of our
-    functions to another (the kernel's serve them all): less than half of its time."""
-    if not HAVE_GPU:
-        from triton.runtime import interpreter
-
-        options = interpreter.InterpreterOptions(sanitize_overflow=False)
-        monkeypatch.setattr(interpreter.interpreter_builder, "options", options)
-        call = interpreter.InterpretedFunction.__call__
-
-        def quick(self, *arguments, **named):
-            ours = self.fn.__module__.startswith("spxcore.")
-            return (self.rewrite() if ours else call.__get__(self))(*arguments, **named)
-
-        monkeypatch.setattr(interpreter.InterpretedFunction, "__call__", quick)
 
 
 def on_device(*arrays):
@@ -120,9 +103,10 @@ def draws(head, params: np.ndarray, where: np.ndarray, seed: int, sampling: Samp
     """What the kernels draw at counters `where` int32 [4, N]."""
     count = len(params)
     levels = torch.full((count, head.channels), 7, dtype=torch.uint8, device=DEVICE)
-    draw_kernel[(-(-count // 128),)](
+    block = 128 if HAVE_GPU else 512  # an operation of the interpreter costs about the same whatever its size
+    draw_kernel[(-(-count // block),)](
         on_device(params), on_device(where), bits(np.uint64([seed])), count, sampling.temperature, levels,
-        HEAD=HeadShape.of(head, sampling.mode), BLOCK=128,
+        HEAD=HeadShape.of(head, sampling.mode), BLOCK=block,
     )  # fmt: skip
     return levels.cpu().numpy()
 

@@ -12,7 +12,7 @@ from .metrics import components, contour_length, ms_ssim_pairs
 
 
 def standard_error(values: np.ndarray) -> float | None:
-    """Of the mean of values [N]; None for a single one."""
+    """Standard error of the mean of values [N]; None for a single value."""
     return float(np.std(values, ddof=1) / math.sqrt(len(values))) if len(values) > 1 else None
 
 

@@ -83,7 +83,7 @@ def score(
     engine: str | Engine = "auto",
     progress: Progress | None = None,
 ) -> Score:
-    """Bits per dimension of images; with a code, those of the code included (an upper bound).
+    """Bits per dimension of images. A model with a code adds the code's bits, which makes an upper bound.
 
     Args:
         checkpoint: the model.

@@ -79,7 +79,7 @@ def _encode(checkpoint: Checkpoint, x: np.ndarray, evaluate: Evaluate) -> tuple[
 
 
 def codes(checkpoint: Checkpoint, images: np.ndarray, evaluate: Evaluate, refine: int = 0) -> np.ndarray:
-    """The code of each image: the mean of q(z | x), brought nearer by so many gradient steps; they need torch."""
+    """The code of each image: the mean of q(z | x), refined by gradient steps. These need torch."""
     mean, log_variance = encode(checkpoint, images, evaluate)
     if not refine:
         return np.ascontiguousarray(mean)

@@ -1,4 +1,4 @@
-"""spx-plan: what drawing with a checkpoint costs: its stages, multiply-adds by what they depend on, and memory."""
+"""spx-plan: the cost of drawing with a checkpoint: stages, multiply-adds by what they depend on, and memory."""
 
 from __future__ import annotations
 

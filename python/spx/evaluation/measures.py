@@ -1,4 +1,4 @@
-"""What images look like, in figures: how sure a classifier is of them, how many pieces they are of, how near to others they lie."""
+"""Figures of sets of images: a classifier's confidence, connected pieces, MS-SSIM, contours, distances to other images."""
 
 from __future__ import annotations
 

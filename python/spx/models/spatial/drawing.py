@@ -1,4 +1,4 @@
-"""From a request to the one round in which a Spatial PixelCNN draws. No torch: networks that do not draw are run by `evaluate`."""
+"""From a request to the one round in which a Spatial PixelCNN draws. No torch: an engine evaluates the networks that do not draw."""
 
 from __future__ import annotations
 

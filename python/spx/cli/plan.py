@@ -15,7 +15,7 @@ def parser() -> argparse.ArgumentParser:
     """The command's arguments."""
     p = argparse.ArgumentParser(
         prog="spx-plan",
-        description="Compile a checkpoint's network and print its stages, its multiply-adds by tier, and its memory.",
+        description="Compile a checkpoint's network and print its stages, its multiply-adds by what they depend on, and its memory.",
     )
     p.add_argument("checkpoint", nargs="?", default="mnist-8x8", help="shipped name, folder, or hub name (mnist-8x8)")
     p.add_argument("--json", action="store_true", help="print the figures as one JSON object")

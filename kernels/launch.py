@@ -145,7 +145,7 @@ class OnDevice:
         return torch.from_numpy(array if array.size else np.zeros(1, array.dtype)).to(self.device)
 
     def programs(self, height: int, width: int, images: int) -> np.ndarray:
-        """The table of programs for so many images, int64 columns by the names of `PROGRAM`, in numbers; no lanes where no pixel is."""
+        """The table of programs for this many images, int64 columns by the names of `PROGRAM`, in numbers; no lanes where no pixel is."""
         m, at, rows = self.layout.side, 0, []
         blocks = -(-width // m)
         for number, arena in enumerate(self.layout.rows):
@@ -165,7 +165,7 @@ class OnDevice:
         return int((self.layout.rows * self.programs(height, width, images)["lanes"]).sum())
 
     def images_together(self, job: WindowJob, memory: int) -> int:
-        """How many of the job's images to draw at once, in so many bytes."""
+        """How many of the job's images to draw at once. memory: bytes."""
         kept = 0 if job.params is None else job.params.shape[3]
 
         def needed(images: int) -> int:
@@ -331,7 +331,7 @@ class Images:
             pass
 
     def draw(self, report: Callable[[int], None] | None, reports: int) -> None:
-        """Draw all waves; `report` is called at most so many times with the pixels drawn since its last call. What has been drawn is
+        """Draw all waves; `report` is called at most `reports` times with the pixels drawn since its last call. What has been drawn is
         on the canvas before each report, and when this returns or raises."""
         if self.memory.is_cuda:
             with torch.cuda.device(self.memory.device):

@@ -256,7 +256,7 @@ class _Builder:
         self.sources: list = []
 
     def take_groups(self, places: int) -> Groups:
-        """The groups that were added since the last call, of so many places."""
+        """The groups that were added since the last call. places: of each."""
         sources = np.array(self.sources, np.int32).reshape(-1, places)
         found = Groups(rows_of(GROUP, self.groups), rows_of(CHUNK, self.chunks), sources)
         self.groups, self.chunks, self.sources = [], [], []

@@ -44,7 +44,7 @@ _BATCH = 100
 
 
 class Model:
-    """A family of models. What a family has to say is `Config`, `networks` and `head`; all else has a default, that of an
+    """A family of models. A family must say `Config`, `networks` and `head`. Everything else has a default: that of an
     autoregressive model of a single network, "network", whose only input is the pixels.
 
     Attributes:
@@ -93,11 +93,11 @@ class Model:
         raise NotImplementedError
 
     def schedule(self, config) -> Schedule:
-        """In which order pixels are drawn."""
+        """The order in which pixels are drawn."""
         return Window(config.side)
 
     def size(self, config) -> int:
-        """Side of the images of the training data, and of those drawn unless told otherwise."""
+        """Side of the training images in pixels. Images are drawn at this size by default."""
         return self.schedule(config).side
 
     def side(self, config, prefix: str) -> int:
@@ -171,7 +171,7 @@ class Model:
         engine: str | Engine = "auto",
         progress: Progress | None = None,
     ) -> Score:
-        """Bits per dimension of images; with a code, those of the code included (an upper bound).
+        """Bits per dimension of images. A model with a code adds the code's bits, which makes an upper bound.
 
         Args:
             checkpoint: the model.
@@ -247,7 +247,7 @@ class Model:
         return ((resize(unit, size) + 1) * 127.5).round().astype(np.uint8).transpose(0, 2, 3, 1)
 
     def decoded(self, checkpoint: Checkpoint, images: np.ndarray) -> np.ndarray | None:
-        """What the codes of images uint8 [N, H, W, C] alone tell of them, uint8 of any size [N, h, w, C]; None without codes."""
+        """Images uint8 [N, H, W, C] as their codes alone give them, uint8 [N, h, w, C] of any size. None without codes."""
         return None
 
     def drawn_codes(

@@ -103,10 +103,9 @@ def draws(head, params: np.ndarray, where: np.ndarray, seed: int, sampling: Samp
     """What the kernels draw at counters `where` int32 [4, N]."""
     count = len(params)
     levels = torch.full((count, head.channels), 7, dtype=torch.uint8, device=DEVICE)
-    block = 128 if HAVE_GPU else 512  # an operation of the interpreter costs about the same whatever its size
-    draw_kernel[(-(-count // block),)](
+    draw_kernel[(-(-count // 128),)](
         on_device(params), on_device(where), bits(np.uint64([seed])), count, sampling.temperature, levels,
-        HEAD=HeadShape.of(head, sampling.mode), BLOCK=block,
+        HEAD=HeadShape.of(head, sampling.mode), BLOCK=128,
     )  # fmt: skip
     return levels.cpu().numpy()
 

@@ -117,7 +117,7 @@ def test_every_engine_draws_what_the_naive_loop_draws(name, engine):
 
 
 def test_the_toy_learns_draws_completes_and_scores():
-    """The example as a test: a few seconds of training tell digits from noise, on every engine the same pixels."""
+    """The example as a test: a few seconds of training tell digits from noise, on every fast engine the same pixels."""
     import spx
 
     images = toy.digits()
@@ -127,8 +127,8 @@ def test_the_toy_learns_draws_completes_and_scores():
     noise = np.random.default_rng(0).integers(0, 16, (40, 8, 8, 1), dtype=np.uint8)
     assert bits < 2.6 < 4 < sampler.score(noise).bits.mean()  # the levels' own histogram gives 2.7 bits
     expected = sampler.sample(8, n=2, seed=1, engine="reference")
-    for engine in engines.NAMES:
-        if engines.why_not(engine) is None:
+    for engine in engines.NAMES:  # but Triton's interpreter, which draws the tiny one, above
+        if engines.why_not(engine) is None and not engines.emulated(engine):
             np.testing.assert_array_equal(sampler.sample(8, n=2, seed=1, engine=engine), expected)
     mask = np.zeros((8, 8), bool)
     mask[:4] = True

@@ -105,7 +105,8 @@ def score(
     for start in range(0, len(images), _BATCH):
         some = slice(start, start + _BATCH)
         request = Request(*shape, n=len(images[some]), code=None if codes is None else codes[some])
-        drawing = model.drawing(checkpoint, request.check(model.offers(config), head.channels), engines.evaluate)
+        offered = model.offers(config) | {"code"}  # a family's own codes, whether or not a user may give one
+        drawing = model.drawing(checkpoint, request.check(offered, head.channels), engines.evaluate)
         rounds = model.split(config, images[some], np.ones(shape, bool))
         found = score_drawing(drawing, {name: given.pixels for name, given in rounds.items()}, engine)
         total[some] = sum(part.sum(axis=(1, 2), dtype=np.float64) for part in found.values())

@@ -107,7 +107,7 @@ class Model:
     # ---- drawing ------------------------------------------------------------------------------------------------------
 
     def offers(self, config) -> frozenset[str]:
-        """Those of `Request.OPTIONS` that a model understands."""
+        """Those of `Request.OPTIONS` that a model understands. `drawing` reads them; it refuses a "label" that is no class."""
         return frozenset({"given"})
 
     def drawing(self, checkpoint: Checkpoint, request: Request, evaluate: Evaluate) -> Drawing:
@@ -154,7 +154,8 @@ class Model:
     def paid_codes(
         self, checkpoint: Checkpoint, images: np.ndarray, evaluate: Evaluate, seed: int = 0
     ) -> tuple[np.ndarray | None, np.ndarray]:
-        """Codes for a score of images uint8 [N, H, W, C], and what each costs: float32 [N, Z] or None, nats [N]."""
+        """Codes for a score of images uint8 [N, H, W, C], and what each costs: float32 [N, Z] or None, nats [N]. `drawing` gets them as
+        the request's `code`."""
         return None, np.zeros(len(images))
 
     # ---- evaluation ---------------------------------------------------------------------------------------------------

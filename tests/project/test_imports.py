@@ -147,3 +147,30 @@ def test_rooms_of_spx_import_downwards(name):
         if other.startswith("spx."):
             there = other.split(".")[1]
             assert there == room or there in ROOMS[room], f"{name} imports {other}"
+
+
+def figure() -> str:
+    """The imports among rooms as text: lowest rooms first; a line is a room and what it imports of its own package."""
+    lines = []
+    for package in ("spxcore", "spx"):
+        below: dict[str, set[str]] = {}
+        for name in SOURCES:
+            if name.startswith(package + "."):
+                there = {other.split(".")[1] for other in imports(name) if other.startswith(package + ".")}
+                below.setdefault(name.split(".")[1], set()).update(there)
+        everywhere = {"_version", "errors"}
+        below = {room: others - everywhere - {room} for room, others in below.items() if room not in everywhere}
+        placed: list[str] = []
+        while len(placed) < len(below):
+            ready = sorted(room for room in below if room not in placed and below[room] <= set(placed))
+            assert ready, f"rooms in a circle: {sorted(set(below) - set(placed))}"
+            placed += ready
+        lines += [
+            package,
+            *(f"  {room:12}{' '.join(r for r in placed if r in below[room])}".rstrip() for room in placed),
+        ]
+    return "\n".join(lines)
+
+
+def test_the_figure_in_the_docs_is_what_the_sources_say():
+    assert f"```\n{figure()}\n```" in (ROOT / "docs" / "architecture.md").read_text(), figure()

@@ -39,13 +39,13 @@ def sources() -> dict[str, Path]:
 SOURCES = sources()
 
 
-def imports(name: str, anywhere: bool = True) -> set[str]:
-    """Modules that a module imports; anywhere: inside functions too. What stands under TYPE_CHECKING is for readers only."""
+def imports(name: str, anywhere: bool = True, types: bool = False) -> set[str]:
+    """Modules that a module imports; anywhere: inside functions too; types: for types only, under TYPE_CHECKING, too."""
     path, found = SOURCES[name], set()
     package = name if path.name == "__init__.py" else name.rpartition(".")[0]
 
     def visit(node: ast.AST) -> None:
-        if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.dump(node.test):
+        if not types and isinstance(node, ast.If) and "TYPE_CHECKING" in ast.dump(node.test):
             return
         if not anywhere and isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
             return
@@ -85,7 +85,8 @@ def test_spxcore_imports_downwards_and_nothing_of_spx(name):
 
 
 def test_no_circle():
-    graph = {name: {other for other in imports(name, anywhere=False) if other in SOURCES} for name in SOURCES}
+    """Not even of types."""
+    graph = {name: {other for other in imports(name, False, types=True) if other in SOURCES} for name in SOURCES}
     # A package's __init__ that names its own modules is no circle of ideas.
     for name, others in graph.items():
         if SOURCES[name].name == "__init__.py":

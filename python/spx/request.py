@@ -62,7 +62,7 @@ class Request:
         whole("refine", 0, 1 << 20, "0 steps or more")
         if self.label is not None:
             object.__setattr__(self, "label", whole_number("digit", self.label, -(1 << 62), 1 << 62, "a class"))
-        pictures = [self.source, self.code, self.given and self.given.pixels]
+        pictures = [self.source, self.code, None if self.given is None else self.given.pixels]
         counts = [len(array) for array in pictures if array is not None]
         if self.n is None:
             object.__setattr__(self, "n", max(counts, default=1))

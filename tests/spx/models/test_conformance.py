@@ -9,11 +9,14 @@ import pytest
 import torch
 from helpers import close, drawn, same_images
 
+import spx
 from spx.models import registry
+from spx.models.likelihood import score
 from spx.models.model import Checkpoint
 from spx.request import Request
 from spxcore import Given, engines
 from spxcore.engines.torch_feeds import window_inputs
+from spxcore.errors import SpxError
 from spxcore.feeds import Pixels, unit_levels
 from spxcore.heads.log_prob import log_prob
 
@@ -116,10 +119,33 @@ def test_every_engine_draws_what_the_naive_loop_draws(name, engine):
     same_images(task, naive.pixels, drawn(engine, task, given).pixels)
 
 
+@pytest.mark.parametrize("name", FAMILIES)
+def test_a_score_is_the_bits_of_the_parameters_that_given_pixels_leave(name):
+    """With the family's own codes, if it has any, and their price."""
+    checkpoint = tiny_checkpoint(name)
+    model, config = checkpoint.model, checkpoint.config
+    size, head = (model.schedule(config).side + 1,) * 2, model.head(config)
+    images = np.random.default_rng(1).integers(0, head.levels, (2, *size, head.channels)).astype(np.uint8)
+    found, (codes, nats) = score(checkpoint, images), model.paid_codes(checkpoint, images, engines.evaluate)
+    drawing = model.drawing(checkpoint, Request(*size, n=2, code=codes), engines.evaluate)
+    given = Given(images, np.ones(size, bool))
+    params = drawn("torch", drawing.job(0, np.arange(2), {}), given, keep=True).params
+    levels, params = (torch.from_numpy(a).permute(0, 3, 1, 2) for a in (images, params))
+    expected = nats - log_prob(head, params, levels).double().sum(dim=(1, 2)).numpy()
+    np.testing.assert_allclose(found.bits, expected / images[0].size / np.log(2), rtol=1e-4)
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_a_class_that_a_model_does_not_know_is_refused(name):
+    """Also by a family without classes."""
+    sampler = spx.Sampler(tiny_checkpoint(name))
+    for label in (-1, 1000):
+        with pytest.raises(SpxError, match="digit"):
+            sampler.sample(digit=label)
+
+
 def test_the_toy_learns_draws_completes_and_scores():
     """The example as a test: a few seconds of training tell digits from noise, on every fast engine the same pixels."""
-    import spx
-
     images = toy.digits()
     assert images.shape == (1797, 8, 8, 1) and images.max() == 15
     sampler = spx.Sampler(toy.train(images[:1500], steps=120))

@@ -31,6 +31,7 @@ from spxcore.kernels.tables import ALIGN, network_layout, padded
 from spxcore.kernels.tuning import INTERPRETER, Blocks, blocks_for
 from spxcore.lower.job import window_job
 from spxcore.lower.packing import interleaved
+from spxcore.lower.tables import FORM_RELU
 from spxcore.plan import execute, plan_at
 from spxcore.rng import philox4x32, pixel_words
 from spxcore.schedules import Window
@@ -263,7 +264,7 @@ class Forced:
             expected = np.stack([values[stage.output][0, place] for _, _, values in self.windows[program]])
             if op["raw"] >= 0:
                 self.record(stage.name, self.row(program, op["raw"], expected.shape[1])[lanes], expected)
-            if op["activated"] >= 0 and op["relu"]:
+            if op["activated"] >= 0 and op["form"] == FORM_RELU:
                 found = self.row(program, op["activated"], expected.shape[1])[lanes]
                 self.record(f"{stage.name}, relu", found, np.maximum(expected, 0))
             elif op["activated"] >= 0:

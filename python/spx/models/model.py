@@ -194,7 +194,7 @@ class Model:
         for start in range(0, len(images), _BATCH):
             some = slice(start, start + _BATCH)
             request = Request(height, width, n=len(images[some]), code=None if codes is None else codes[some])
-            offered = self.offers(config) | {"code"}  # a family's own codes, whether or not a user may give one
+            offered = self.offers(config) | {"code"}  # the family's own codes, whether or not a user may give one
             drawing = self.drawing(checkpoint, request.check(offered, head.channels), engines.evaluate)
             rounds = self.split(config, images[some], np.ones((height, width), bool))
             found = score_drawing(drawing, {name: given.pixels for name, given in rounds.items()}, engine)

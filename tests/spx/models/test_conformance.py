@@ -11,7 +11,6 @@ from helpers import close, drawn, same_images
 
 import spx
 from spx.models import registry
-from spx.models.likelihood import score
 from spx.models.model import Checkpoint
 from spx.request import Request
 from spxcore import Given, engines
@@ -126,7 +125,7 @@ def test_a_score_is_the_bits_of_the_parameters_that_given_pixels_leave(name):
     model, config = checkpoint.model, checkpoint.config
     size, head = (model.schedule(config).side + 1,) * 2, model.head(config)
     images = np.random.default_rng(1).integers(0, head.levels, (2, *size, head.channels)).astype(np.uint8)
-    found, (codes, nats) = score(checkpoint, images), model.paid_codes(checkpoint, images, engines.evaluate)
+    found, (codes, nats) = model.score(checkpoint, images), model.paid_codes(checkpoint, images, engines.evaluate)
     drawing = model.drawing(checkpoint, Request(*size, n=2, code=codes), engines.evaluate)
     given = Given(images, np.ones(size, bool))
     params = drawn("torch", drawing.job(0, np.arange(2), {}), given, keep=True).params

@@ -10,6 +10,8 @@
 #include <string>
 #include <vector>
 
+#include "sizes.h"
+
 namespace spx {
 
 namespace py = pybind11;
@@ -48,15 +50,39 @@ inline bool fits(const py::array& array, const Shape& shape) {
   return good;
 }
 
-// `value` as a C-contiguous array of T, copied only if its layout asks for it.
+// Bytes of an array of T of that shape, SIZE_MAX if that is no number.
+template <typename T>
+size_t bytes_of(const Shape& shape) {
+  size_t bytes = sizeof(T);
+  for (const py::ssize_t size : shape) bytes = product_of({bytes, static_cast<size_t>(size)});
+  return bytes;
+}
+
+// A new array; raises MemoryError for one that this machine cannot hold.
+template <typename T>
+py::array_t<T> new_array(const std::string& name, const Shape& shape) {
+  require_memory(name, bytes_of<T>(shape));
+  return py::array_t<T>(shape);
+}
+
+inline bool is_aligned(const py::array& array, size_t alignment) {
+  return reinterpret_cast<uintptr_t>(array.data()) % alignment == 0;
+}
+
+// `value` as a C-contiguous, aligned array of T, copied only if its layout asks for it.
 //
-// `shape` gives the expected sizes, -1 for any; `names` says in the message what a free size is called.
+// `shape` gives the expected sizes, -1 for any; `names` says in the message what a free size is called. Raises
+// MemoryError for a copy that does not fit: an array whose strides are 0 may be larger than all memory.
 template <typename T>
 Array<T> checked_array(const std::string& name, const py::handle& value, const Shape& shape,
                        const std::vector<std::string>& names = {}) {
   const bool good = py::isinstance<py::array_t<T>>(value) && fits(py::reinterpret_borrow<py::array>(value), shape);
   require(good, name, "a " + text_of(py::dtype::of<T>()) + " numpy array " + shape_text(shape, names), kind_of(value));
-  return Array<T>::ensure(value);
+  const auto given = py::reinterpret_borrow<py::array>(value);
+  const bool as_it_is = given.flags() & py::array::c_style && is_aligned(given, alignof(T));
+  if (!as_it_is) require_memory(name, bytes_of<T>(Shape(given.shape(), given.shape() + given.ndim())));
+  const Array<T> array(py::reinterpret_borrow<py::object>(value));  // throws what NumPy raises
+  return is_aligned(array, alignof(T)) ? array : Array<T>(py::object(array.attr("copy")("C")));
 }
 
 // A checked array of finite numbers.
@@ -74,7 +100,7 @@ template <typename T>
 Array<T> writable_array(const std::string& name, const py::handle& value, const Shape& shape) {
   Array<T> array = checked_array<T>(name, value, shape);
   const auto given = py::reinterpret_borrow<py::array>(value);
-  require(array.data() == given.data(), name, "a C-contiguous array", "another layout");
+  require(array.data() == given.data(), name, "a C-contiguous, aligned array", "another layout");
   require(given.writeable(), name, "a writable array", "one that is read-only");
   return array;
 }
@@ -118,6 +144,7 @@ inline float checked_positive(const std::string& name, const py::handle& value) 
 // says whether to go on. What Python raises, Ctrl-C included, ends the work and is raised from here.
 template <typename Work>
 void reporting_to(const py::object& progress, Work work) {
+  require(progress.is_none() || PyCallable_Check(progress.ptr()), "report", "a function, or None", kind_of(progress));
   std::exception_ptr raised;
   {
     const py::gil_scoped_release release;

@@ -67,13 +67,12 @@ class Engine {
     for (size_t k = 0; k < inputs_.size(); ++k) {
       const Input& input = inputs_[k];
       const py::ssize_t places = static_cast<py::ssize_t>(input.height) * input.width;
-      keep.push_back(checked_array<float>("inputs", inputs[k], {n, places, input.channels}, {"N", "", ""}));
+      keep.push_back(finite_array("inputs", inputs[k], {n, places, input.channels}, {"N", "", ""}));
       data.push_back(keep.back().data());
       n = keep.back().shape(0);
     }
-    const auto numbers = checked_array<float>("code", code, {n, sizes_.code}, {"N", ""});
-    n = numbers.shape(0);
-    py::array_t<float> params(Shape{n, targets_, sizes_.parameters});
+    const auto numbers = finite_array("code", code, {n, sizes_.code}, {"N", ""});
+    auto params = new_array<float>("params", {n, targets_, sizes_.parameters});
     const Known known{n, data.data(), numbers.data(), params.mutable_data()};
     if (n > 0) {
       const py::gil_scoped_release release;

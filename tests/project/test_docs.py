@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 COMMANDS = {
     "spx-sample": "sample", "spx-plan": "plan", "spx-train": "train", "spx-eval": "evaluate", "spx-train-lenet": "lenet",

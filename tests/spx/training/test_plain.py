@@ -21,7 +21,7 @@ from spx.training.trainer import Trainer
 from spxcore.errors import SpxError
 
 if "toy" not in sys.modules:
-    _EXAMPLE = importlib.util.spec_from_file_location("toy", Path(__file__).parents[2] / "examples" / "toy.py")
+    _EXAMPLE = importlib.util.spec_from_file_location("toy", Path(__file__).parents[3] / "examples" / "toy.py")
     sys.modules["toy"] = importlib.util.module_from_spec(_EXAMPLE)
     _EXAMPLE.loader.exec_module(sys.modules["toy"])
 

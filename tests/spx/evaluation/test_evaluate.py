@@ -11,7 +11,7 @@ import pytest
 import slow_measures as slow
 import torch
 from helpers import digits, tiny_model, write_dataset
-from test_bits import lively, windows_at_once
+from spatial_windows import lively, windows_at_once
 
 from spx.api import Sampler
 from spx.checkpoints import save_checkpoint

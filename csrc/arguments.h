@@ -8,6 +8,7 @@
 #include <cstdint>
 #include <exception>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "sizes.h"
@@ -138,6 +139,30 @@ inline float checked_positive(const std::string& name, const py::handle& value) 
   PyErr_Clear();
   require(good, name, "a finite number, more than 0", text_of(py::repr(value)));
   return single;
+}
+
+// The C++ object of a Python object; pybind11 would make up memory for one that was never initialised (`__new__`
+// alone).
+template <typename Class>
+Class& made(const py::object& self) {
+  const bool good = py::isinstance<Class>(self) &&
+                    reinterpret_cast<py::detail::instance*>(self.ptr())->get_value_and_holder().holder_constructed();
+  if (!good) throw py::type_error("self: expected an initialised object, got another");
+  return self.cast<Class&>();
+}
+
+// A method for pybind11, whose object is looked at first.
+template <typename Class, typename Result, typename... Arguments>
+auto method(Result (Class::*function)(Arguments...) const) {
+  return [function](const py::object& self, Arguments... arguments) -> Result {
+    return (made<Class>(self).*function)(std::forward<Arguments>(arguments)...);
+  };
+}
+template <typename Class, typename Result, typename... Arguments>
+auto method(Result (Class::*function)(Arguments...)) {
+  return [function](const py::object& self, Arguments... arguments) -> Result {
+    return (made<Class>(self).*function)(std::forward<Arguments>(arguments)...);
+  };
 }
 
 // Runs work(report) without the GIL. report(pixels) hands the number on to `progress`, a Python function or None, and

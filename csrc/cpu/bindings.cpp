@@ -160,17 +160,17 @@ void define_cpu_engine(py::module_& module) {
            R"(tables: a spxcore.engines.cpp.Tables. options: a spxcore.engines.cpp.Options.
 
 Raises ValueError for another type of a table, or an index out of range.)")
-      .def("draw", &Engine::draw, py::arg("job"), py::arg("report"),
+      .def("draw", method(&Engine::draw), py::arg("job"), py::arg("report"),
            R"(Draw a spxcore.lower.job.WindowJob; the programs must be spxcore.lower.window.window_programs.
 
 report: called with the number of pixels since the last call, or None; what it raises stops the drawing.)")
-      .def("evaluate", &Engine::evaluate, py::arg("program"), py::arg("inputs"), py::arg("code"),
+      .def("evaluate", method(&Engine::evaluate), py::arg("program"), py::arg("inputs"), py::arg("code"),
            py::arg("narrow") = false,
            R"(The output of a program, by its number, for N windows or images that are known, float32 [N, T, P].
 
 inputs: a list of float32 [N, places, channels]. code: float32 [N, Z], or None where Z is 0.
 narrow: with the kernels for one window at a time; the bits are the same.)")
-      .def_property_readonly("isa", &Engine::isa, "The instruction set it runs with.");
+      .def_property_readonly("isa", method(&Engine::isa), "The instruction set it runs with.");
   module.def(
       "instruction_sets",
       [] {

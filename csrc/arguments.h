@@ -131,11 +131,11 @@ inline uint64_t checked_seed(const py::handle& value, const std::string& name = 
   return number;
 }
 
-// A finite float, more than 0.
+// A normal float, more than 0.
 inline float checked_positive(const std::string& name, const py::handle& value) {
   const double number = PyFloat_AsDouble(value.ptr());
   const auto single = static_cast<float>(number);
-  const bool good = !PyErr_Occurred() && std::isfinite(single) && single > 0;
+  const bool good = !PyErr_Occurred() && std::isnormal(single) && single > 0;
   PyErr_Clear();
   require(good, name, "a finite number, more than 0", text_of(py::repr(value)));
   return single;

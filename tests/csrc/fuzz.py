@@ -46,7 +46,22 @@ NUMBERS = (
     0, 1, -1, 2, 3, 7, 16, 17, 64, 255, 256, 4096, 4097, 1 << 16, (1 << 31) - 1, 1 << 31, -(1 << 31), (1 << 32) - 1, 1 << 32,
     (1 << 63) - 1, 1 << 63, (1 << 64) - 1, 1 << 64, 10**30, -(10**30),
 )  # fmt: skip
-FLOATS = (0.0, -0.0, 1.0, -1.0, float("nan"), float("inf"), -float("inf"), 1e-45, 1e-320, 3e38, 1e39, 1e308, 1e30, -1e30)
+FLOATS = (
+    0.0,
+    -0.0,
+    1.0,
+    -1.0,
+    float("nan"),
+    float("inf"),
+    -float("inf"),
+    1e-45,
+    1e-320,
+    3e38,
+    1e39,
+    1e308,
+    1e30,
+    -1e30,
+)
 
 
 class Hostile:
@@ -62,7 +77,10 @@ class Hostile:
         raise LookupError
 
 
-STRANGE = (None, "", "x", "\ud800", b"x", 1.5, 1j, [], {}, object(), int, Hostile(), True, np.float32(3), np.uint8(200), np.datetime64(1, "s"))  # fmt: skip
+STRANGE = (
+    None, "", "x", "\ud800", b"x", 1.5, 1j, [], {}, object(), int, Hostile(), True, np.float32(3), np.uint8(200),
+    np.datetime64(1, "s"),
+)  # fmt: skip
 
 
 # ---- the calls -------------------------------------------------------------------------------------------------------
@@ -158,7 +176,9 @@ def cpu_engine(number: int, whole: bool):
 
 @functools.cache
 def cuda_engine(number: int, whole: bool):
-    return native.native().CudaEmulation(cuda_tables(number, whole, PRECISIONS[number]), cuda.Options(warps=1 + number % 2))
+    return native.native().CudaEmulation(
+        cuda_tables(number, whole, PRECISIONS[number]), cuda.Options(warps=1 + number % 2)
+    )
 
 
 def which(g) -> int:
@@ -374,7 +394,20 @@ def wrong_type(array, g):
         names = list(array.dtype.names)
         order = list(g.permutation(names)) if g.integers(2) else names[:-1]
         return array[order] if g.integers(2) else array[order].copy()
-    kinds = (np.float64, np.float16, np.int64, np.int32, np.uint32, np.uint8, np.int8, bool, complex, object, "S4", array.dtype.newbyteorder())
+    kinds = (
+        np.float64,
+        np.float16,
+        np.int64,
+        np.int32,
+        np.uint32,
+        np.uint8,
+        np.int8,
+        bool,
+        complex,
+        object,
+        "S4",
+        array.dtype.newbyteorder(),
+    )
     kind = np.dtype(one_of(g, kinds))
     if array.dtype.names:
         return array.view(np.int32)
@@ -391,7 +424,11 @@ def wrong_array(array, g, others):
         return "layout", wrong_layout(array, g)
     if kind < 8:
         return "type", wrong_type(array, g)
-    large = [other for other in others if 1 << 24 > other.nbytes >= array.nbytes and other.flags.c_contiguous and other is not array]
+    large = [
+        other
+        for other in others
+        if 1 << 24 > other.nbytes >= array.nbytes and other.flags.c_contiguous and other is not array
+    ]
     if kind < 9 and large:
         memory = one_of(g, large).reshape(-1).view(np.uint8)
         first = (memory.nbytes - array.nbytes) // array.itemsize * array.itemsize * int(g.integers(2))
@@ -504,7 +541,9 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--calls", type=int, default=10_000)
     parser.add_argument("--first", type=int, default=0, help="number of the first call")
-    parser.add_argument("--break", dest="broken", choices=("crash", "hang"), help="spoil a call, to see that it is found")
+    parser.add_argument(
+        "--break", dest="broken", choices=("crash", "hang"), help="spoil a call, to see that it is found"
+    )
     parser.add_argument("--log", help=argparse.SUPPRESS)
     options = parser.parse_args(argv)
     if options.log:
@@ -517,7 +556,12 @@ def main(argv: list[str] | None = None) -> int:
         return 0
     start = time.monotonic()
     with tempfile.NamedTemporaryFile() as log:
-        arguments = [f"--seed={options.seed}", f"--calls={options.calls}", f"--first={options.first}", f"--log={log.name}"]
+        arguments = [
+            f"--seed={options.seed}",
+            f"--calls={options.calls}",
+            f"--first={options.first}",
+            f"--log={log.name}",
+        ]
         arguments += [f"--break={options.broken}"] * bool(options.broken)
         done = subprocess.run([sys.executable, "-P", __file__, *arguments])
         if done.returncode:

@@ -74,15 +74,11 @@ def check_call(
     memory = check_out(out, shape, levels)
     if memory is None:
         require_memory("images", math.prod(map(int, shape)) * pixel_type(levels).itemsize)
-    known = engine in engines.CHOICES if isinstance(engine, str) else all(map(engine_has(engine), ("draw", "why_not")))
+    able = not isinstance(engine, type) and callable(getattr(engine, "why_not", None))
+    known = engine in engines.CHOICES if isinstance(engine, str) else able
     require(known, "engine", f"{', '.join(engines.CHOICES)}, or an engine", shown(engine))
     require(report is None or callable(report), "report", "a function, or None", shown(report))
     return memory
-
-
-def engine_has(engine: object):
-    """Whether an object has a method, as a function of its name; no class is an engine."""
-    return lambda name: not isinstance(engine, type) and callable(getattr(engine, name, None))
 
 
 def _apart(given: Given, out: np.ndarray) -> Given:

@@ -502,7 +502,7 @@ def call(seed: int, number: int, say) -> str:
     name = names[int(g.choice(len(names), p=weights / weights.sum()))]
     function, arguments, then = CALLS[name][0](g)
     said = []
-    for _ in range(int(one_of(g, (0, 1, 1, 1, 1, 2, 3)))):
+    for _ in range(int(one_of(g, (0, 1, 1, 1, 1, 2, 3))) if arguments else 0):
         at = int(g.integers(len(arguments)))
         arguments[at], what = changed(arguments[at], g, arrays_in(arguments), f"[{at}]")
         said.append(what)

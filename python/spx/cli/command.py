@@ -130,6 +130,12 @@ def _refused(text: str, code: int) -> int:
 # ---- standard output and standard error -----------------------------------------------------------------------------------------
 
 
+def _printable(text: str, stream: Any) -> str:
+    """The text as a stream can take it: names of files may hold bytes that are no text."""
+    encoding = getattr(stream, "encoding", None) or "utf-8"
+    return text.encode(encoding, "backslashreplace").decode(encoding)
+
+
 class _Lossy:
     """Standard error. What cannot be told there is lost: it must not end the work."""
 
@@ -137,7 +143,7 @@ class _Lossy:
         self._stream = stream
 
     def write(self, text: str) -> int:
-        self._try(lambda: self._stream.write(text))
+        self._try(lambda: self._stream.write(_printable(text, self._stream)))
         return len(text)
 
     def flush(self) -> None:
@@ -195,9 +201,8 @@ def _say(text: str) -> None:
     """
     from ..io.files import Unwritten, rescue
 
-    encoding = getattr(sys.stdout, "encoding", None) or "utf-8"
-    try:  # names of files may hold bytes that are no text
-        sys.stdout.write(text.encode(encoding, "backslashreplace").decode(encoding) + "\n")
+    try:
+        sys.stdout.write(_printable(text, sys.stdout) + "\n")
         sys.stdout.flush()
     except BrokenPipeError:
         _nowhere(sys.stdout)

@@ -163,12 +163,12 @@ def judge(arguments: argparse.Namespace) -> Work:
 
 
 def _check_memory(amounts, count: int, channels: int) -> None:
-    """Raise a `MemoryError` now, not after the likelihood, if what is drawn at a size cannot be held. count: test images."""
-    import numpy as np
+    """Raise an `SpxError` now, not after the likelihood, if what is drawn at a size cannot be held. count: test images."""
+    from spxcore.memory import require_memory
 
     for size in {*amounts.sizes, *amounts.contour_sizes}:
         wanted = max(amounts.samples if size in amounts.sizes else 0, min(amounts.reconstructions, count))
-        np.empty((amounts.at(size, wanted, count), size, size, channels), np.float32)
+        require_memory("images", 4 * amounts.at(size, wanted, count) * size * size * channels)
 
 
 def _check_images(images, model) -> None:

@@ -63,6 +63,7 @@ def add_lenet(p: argparse._ActionsContainer) -> None:
     """--lenet"""
     p.add_argument(
         "--lenet",
+        type=text,
         metavar="FOLDER",
         help="classifier made by spx-train-lenet (MNIST: the shipped one; else spx-eval judges by none)",
     )

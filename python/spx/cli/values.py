@@ -40,16 +40,17 @@ class Number:
 
 
 def text(given: str) -> str:
-    """A name: not empty, which an unset variable of a shell is."""
-    if not given or "\0" in given:
-        raise argparse.ArgumentTypeError(f"expected a name, got {given!r}")
+    """A name: not empty, which an unset variable of a shell is; of a folder, it may begin with ~ and ~user."""
+    path(given)
     return given
 
 
 def path(given: str) -> Path:
-    """A file or folder that is written; ~ and ~user are home folders."""
+    """A file or folder; ~ and ~user are home folders."""
+    if not given or "\0" in given:
+        raise argparse.ArgumentTypeError(f"expected a name, got {given!r}")
     try:
-        return Path(text(given)).expanduser()
+        return Path(given).expanduser()
     except RuntimeError:
         raise argparse.ArgumentTypeError(f"expected a path, got {given!r}: there is no such user") from None
 

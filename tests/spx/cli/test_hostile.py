@@ -6,10 +6,8 @@ before its work runs here: that is where everything has to be refused.
 
 import argparse
 import os
-import stat
-import sys
+import re
 import time
-import tomllib
 from dataclasses import replace
 from pathlib import Path
 
@@ -21,8 +19,8 @@ from spx.cli.values import Number
 
 COMMANDS = {command.name: command for command in commands()}
 NUMBERS = [
-    "", " ", "-1", "0", "nan", "inf", "-inf", "1e400", "-1e400", "1e-400", str(10**21), str(-(10**21)), str(2**31), str(2**32),
-    str(2**63 - 1), str(2**63), str(2**64 - 1), str(2**64), "9" * 5000, "١٢", "1_0", "0x10", "a", "\0",
+    "", "-1", "0", "nan", "inf", "-inf", "1e400", str(10**21), str(2**32), str(2**63 - 1), str(2**63), str(2**64), "9" * 5000, "١٢", "1_0",
+    "a", "\0",
 ]  # fmt: skip
 # Names; {} is a folder with things in it that are no data, no checkpoint and no place for a picture.
 NAMES = [
@@ -43,7 +41,8 @@ NEEDS = {
 
 def test_every_script_of_the_package_is_registered():
     """A command that is not in the registry would not be in the table."""
-    scripts = tomllib.loads((Path(__file__).parents[3] / "pyproject.toml").read_text())["project"]["scripts"]
+    text = (Path(__file__).parents[3] / "pyproject.toml").read_text()
+    scripts = dict(re.findall(r'^(spx-[a-z-]+) = "(.*)"$', text, flags=re.M))
     assert scripts == {command.name: f"spx.cli.{module}:main" for command, module in zip(commands(), MODULES)}
     assert scripts.keys() == NEEDS.keys()
 
@@ -110,7 +109,7 @@ def tried(places, tmp_path, monkeypatch, capsys):
 
 
 def values_of(action: argparse.Action) -> list[str]:
-    return NUMBERS if isinstance(action.type, Number) else [*NAMES, *NUMBERS]
+    return NUMBERS if isinstance(action.type, Number) else [*NAMES, "-1", "nan", str(10**21)]
 
 
 COUNTS = {"tried": 0, "refused": 0}

@@ -37,6 +37,7 @@ class Range(NamedTuple):
 
 
 ANY, COUNT = Range(0), Range(1)
+BATCH = Range(1, 1 << 20)  # more fits no machine, which would be found out after the first phase of a training
 POSITIVE = Range(0, above=True)
 SEED = Range(0, LARGEST_SEED)
 SHARE, UNDER_ONE = Range(0, 1), Range(0, 1, under=True)

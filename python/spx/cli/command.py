@@ -159,19 +159,34 @@ class _Lossy:
         return getattr(self._stream, name)
 
 
-class _Closed:
-    """Standard output that the process was started without."""
+class _Output:
+    """Standard output. It remembers what went wrong, which argparse does not tell.
 
-    encoding = "utf-8"
+    Args:
+        stream: None if the process was started without one.
+    """
+
+    def __init__(self, stream: Any):
+        self._stream = stream
+        self.error: Exception | None = None
 
     def write(self, text: str) -> int:
-        raise OSError(errno.EBADF, "it is closed")
+        return self._try(lambda: self._stream.write(_printable(text, self._stream)))
 
     def flush(self) -> None:
-        """Nothing waits."""
+        self._try(lambda: self._stream.flush())
 
-    def isatty(self) -> bool:
-        return False
+    def _try(self, work: Callable[[], Any]) -> Any:
+        try:
+            if self._stream is None:
+                raise OSError(errno.EBADF, "it is closed")
+            return work()
+        except (OSError, ValueError) as error:
+            self.error = error
+            raise
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
 
 
 @contextlib.contextmanager
@@ -184,7 +199,7 @@ def _streams() -> Iterator[None]:
             pass  # the lowest free number: each missing stream's
         os.close(number)
         nowhere = open(os.devnull, "w")  # noqa: SIM115
-    sys.stdout = sys.stdout or _Closed()
+    sys.stdout = _Output(sys.stdout)
     sys.stderr = _Lossy(sys.stderr or nowhere)
     try:
         yield
@@ -202,7 +217,7 @@ def _say(text: str) -> None:
     from ..io.files import Unwritten, rescue
 
     try:
-        sys.stdout.write(_printable(text, sys.stdout) + "\n")
+        sys.stdout.write(text + "\n")
         sys.stdout.flush()
     except BrokenPipeError:
         _nowhere(sys.stdout)
@@ -216,13 +231,21 @@ def _say(text: str) -> None:
 
 
 def _flush() -> None:
-    """Bring out what argparse printed, if that is possible."""
-    try:
-        sys.stdout.flush()
-    except (OSError, ValueError) as error:
-        _nowhere(sys.stdout)
-        _refused(f"standard output cannot be written ({getattr(error, 'strerror', None) or error})", UNWRITTEN)
-        raise SystemExit(NO_READER if isinstance(error, BrokenPipeError) else UNWRITTEN) from None
+    """Bring out what argparse printed.
+
+    Raises:
+        SystemExit: if that was impossible.
+    """
+    output: Any = sys.stdout
+    if output.error is None and output._stream is not None:
+        with contextlib.suppress(OSError, ValueError):
+            output.flush()
+    if output.error is not None:
+        _nowhere(output)
+        reason = getattr(output.error, "strerror", None) or output.error
+        if isinstance(output.error, BrokenPipeError):
+            raise SystemExit(NO_READER) from None
+        raise SystemExit(_refused(f"standard output cannot be written ({reason})", UNWRITTEN)) from None
 
 
 def _nowhere(stream: Any) -> None:

@@ -6,7 +6,7 @@ import argparse
 from dataclasses import MISSING, Field, fields
 from typing import Any
 
-from .values import Number, text
+from .values import Number, text, text_or_nothing
 
 
 def field_of(owner: type, name: str) -> Field:
@@ -46,8 +46,8 @@ def add_option(group: argparse._ActionsContainer, owner: type, name: str, defaul
     made |= more
     if made.get("type") in (int, float):
         made["type"] = Number(made["type"], f.metadata.get("range"))
-    elif made.get("type") is str and f.default != "":  # some may be empty: it says so
-        made["type"] = text
+    elif made.get("type") is str:
+        made["type"] = text_or_nothing if f.default == "" else text
     group.add_argument(*option_names(f), **made)
 
 

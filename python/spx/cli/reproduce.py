@@ -12,7 +12,7 @@ def parser() -> argparse.ArgumentParser:
     """The command's arguments."""
     from ..fields import ANY
     from . import options
-    from .values import Number, path, text
+    from .values import Number, path, text, text_or_nothing
 
     p = argparse.ArgumentParser(
         prog="spx-reproduce",
@@ -29,7 +29,13 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument(
         "--budget", default="2000", help="budget of a row: steps such as 2000, or minutes such as 10m (2000)"
     )
-    p.add_argument("--vae", default="", metavar="NAME", help="checkpoint whose frozen VAE the rows share (train one)")
+    p.add_argument(
+        "--vae",
+        type=text_or_nothing,
+        default="",
+        metavar="NAME",
+        help="checkpoint whose frozen VAE the rows share (train one)",
+    )
     p.add_argument(
         "--vae-steps",
         type=Number(int, ANY),

@@ -45,6 +45,11 @@ def text(given: str) -> str:
     return given
 
 
+def text_or_nothing(given: str) -> str:
+    """A name, or nothing."""
+    return text(given) if given else given
+
+
 def path(given: str) -> Path:
     """A file or folder; ~ and ~user are home folders."""
     if not given or "\0" in given:

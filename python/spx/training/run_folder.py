@@ -14,9 +14,12 @@ from torch import Tensor
 
 from spxcore.errors import SpxError, require
 
-from ..io.files import alone_in, remove_leftovers, write_atomically, write_folder_atomically, write_json
+from ..io.files import alone_in, remove_leftovers, write_atomically, write_folder_atomically, write_json, writing
 from ..models.settings import Settings
 from .settings import FILE
+
+# Where a run cannot write, what it saved last is whole.
+WAY_OUT = "make room, then go on from the newest saved state with --resume"
 
 
 class RunFolder:
@@ -77,7 +80,8 @@ class RunFolder:
         path = self.path / f"state-{phase}-{step:08d}"
         older = [state for state in self.states() if state != path]
         if not path.exists():
-            write_folder_atomically(path, write)
+            with writing(path, WAY_OUT):
+                write_folder_atomically(path, write)
         for state in older:
             shutil.rmtree(state, ignore_errors=True)
 
@@ -99,7 +103,8 @@ class RunFolder:
         """Write tensors that took long to compute to a file of their own."""
         if self.writes:
             tensors = {key: t.detach().cpu().contiguous() for key, t in tensors.items()}
-            write_atomically(self._file(name), lambda p: save_file(tensors, p))
+            with writing(self._file(name), WAY_OUT):
+                write_atomically(self._file(name), lambda p: save_file(tensors, p))
 
     def kept(self, name: str) -> dict[str, Tensor] | None:
         """What is kept by that name, or None.

@@ -20,6 +20,7 @@ from spxcore.walk.module import data_dependent_initialisation
 
 from ..checkpoints import read_checkpoint
 from ..data import Images, load, split
+from ..io.files import writing
 from ..models import registry
 from ..models.settings import Settings
 from ..models.training import PICTURES, Batch, Phase, Training, networks_of, training_of
@@ -29,7 +30,7 @@ from .curves import Curves
 from .processes import Processes
 from .rates import learning_rate
 from .run import Run
-from .run_folder import RunFolder
+from .run_folder import WAY_OUT, RunFolder
 from .seeds import Order, seed_of
 
 # Test images that runs of before there was a validation split validate on.
@@ -254,7 +255,8 @@ class Trainer:
             SpxError: if the loss or a weight is no longer finite, or another process trains in the run's folder.
             KeyboardInterrupt: on such a signal.
         """
-        with self.folder.alone(), self.curves.written(self._run_step()), self.signals.noted():
+        alone, curves = self.folder.alone(), self.curves.written(self._run_step())
+        with writing(self.folder.path, WAY_OUT), alone, curves, self.signals.noted():
             while True:
                 finished = self._run_phase(stop_at)
                 if not finished or self.phase_index + 1 == len(self.phases):

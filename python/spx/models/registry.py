@@ -37,9 +37,10 @@ def family(name: str):
     Raises:
         SpxError: if there is none, or its module cannot be imported.
     """
+    require(isinstance(name, str), "family", "a name", repr(name)[:80])
     module = _FAMILIES.get(name) or _elsewhere().get(name)
     if module is None:
-        require(False, "family", " or ".join(names()), repr(name), "another one's package must be installed")
+        require(False, "family", " or ".join(names()), repr(name)[:80], "another one's package must be installed")
     try:
         return import_module(module).MODEL
     except (ImportError, AttributeError) as error:

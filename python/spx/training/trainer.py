@@ -15,7 +15,7 @@ from torch.nn.parallel import DistributedDataParallel
 from tqdm import tqdm
 
 from spxcore.engines import triton
-from spxcore.errors import SpxError, require
+from spxcore.errors import SpxError, require, whole_number
 from spxcore.walk.module import data_dependent_initialisation
 
 from ..checkpoints import read_checkpoint
@@ -28,7 +28,7 @@ from .curves import Curves
 from .processes import Processes
 from .rates import learning_rate
 from .run import Run
-from .run_folder import RunFolder
+from .run_folder import RunFolder, fingerprint
 from .seeds import Order, seed_of
 from .signals import Signals
 
@@ -113,7 +113,7 @@ class Trainer:
         if settings.init and not goes_on:
             self.training.start_from(read_checkpoint(settings.init))
         self.phase_index, self.step, self.seconds = 0, 0, 0.0
-        self.processes.first_does(lambda: self.folder.claim(settings, resume))
+        self.processes.first_does(lambda: self.folder.claim(settings, fingerprint(train, validation), resume))
         if goes_on:
             self._load_state()
         else:  # a run that was killed before its first state begins again, with the same random numbers
@@ -215,21 +215,42 @@ class Trainer:
 
     def _load_state(self) -> None:
         tensors, scalars = self.folder.load()
-        self.phase_index, self.step = scalars["phase_index"], scalars["step"]
-        self.training.load(scalars)
-        try:
+        with self._of_this_run():
+            self.phase_index = whole_number("phase_index", scalars["phase_index"], 0, len(self.phases) - 1)
+            self.step = whole_number("step", scalars["step"], 0, self.phase.steps)
+            self.training.load(scalars)
             own = {name.removeprefix("model."): t for name, t in tensors.items() if name.startswith("model.")}
             self.module.load_state_dict(own)
-        except RuntimeError as error:
-            newest = self.folder.states()[-1]
-            raise SpxError(f"{newest}: is of another network than {self.settings.preset} ({error})") from error
         self._begin_phase(initialise=False)
-        self.best = math.inf if scalars["best"] is None else scalars["best"]
-        self.best_epoch, self.seconds = scalars["best_epoch"], scalars["seconds"]
-        self.patience_over = scalars.get("patience_over", False)
+        with self._of_this_run():
+            self._take_back(tensors, scalars)
+
+    @contextlib.contextmanager
+    def _of_this_run(self) -> Iterator[None]:
+        """Inside, what a state of another run or of none raises becomes one sentence."""
+        newest = self.folder.states()[-1]
+        try:
+            yield
+        except RuntimeError as error:
+            why = str(error).splitlines()[0]
+            raise SpxError(f"{newest}: is of another network than {self.settings.preset} ({why})") from error
+        except (SpxError, LookupError, TypeError, ValueError, AttributeError) as error:
+            why = (str(error) or type(error).__name__).splitlines()[0]
+            raise SpxError(
+                f"{newest}: is no state of this run ({why}); remove it to resume from an older one"
+            ) from error
+
+    def _take_back(self, tensors: dict[str, Tensor], scalars: dict) -> None:
+        """What `_save_state` wrote of the phase under way."""
+        best = scalars["best"]
+        self.best = math.inf if best is None else float(best)
+        self.best_epoch = whole_number("best_epoch", scalars["best_epoch"], 0, 1 << 62)
+        self.seconds, self.patience_over = float(scalars["seconds"]), bool(scalars.get("patience_over", False))
         for name, p in self._trainable().items():
             moments = {key: tensors.get(f"adam.{key}.{name}") for key in ("step", "exp_avg", "exp_avg_sq")}
             if moments["step"] is not None:
+                shapes = [tuple(t.shape) for t in moments.values()]
+                require(shapes == [(), p.shape, p.shape], f"adam of {name}", f"shape {tuple(p.shape)}", shapes)
                 self.optimiser.state[p] = {key: t.to(self.device) for key, t in moments.items()}
             self.average.mean[name].copy_(tensors[f"average.{name}"])
 

@@ -24,17 +24,24 @@ def reading(path: str | Path, way_out: str = "") -> Iterator[BinaryIO]:
     """A regular file, open for reading. A pipe, a device or a folder is refused, and never waited for.
 
     Raises:
-        SpxError: if it cannot be opened, or what is read inside fails.
+        SpxError: if it cannot be opened.
     """
+    what = "a file", "a folder or a device", way_out
     try:
-        with open(os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK), "rb") as file:
-            regular = stat.S_ISREG(os.fstat(file.fileno()).st_mode)
-            require(regular, shown(path), "a file", "a folder or a device", way_out)
-            yield file
+        file = open(path, "rb", opener=_without_waiting)  # noqa: SIM115 what fails inside has sentences of its own
     except FileNotFoundError as error:
         raise SpxError(f"{shown(path)}: no such file" + (f"; {way_out}" if way_out else "")) from error
+    except IsADirectoryError:
+        require(False, shown(path), *what)
     except (OSError, ValueError) as error:  # a ValueError: a name with a zero byte
         raise SpxError(_cannot(path, getattr(error, "strerror", None) or error, way_out)) from error
+    with file:
+        require(stat.S_ISREG(os.fstat(file.fileno()).st_mode), shown(path), *what)
+        yield file
+
+
+def _without_waiting(path: str, flags: int) -> int:
+    return os.open(path, flags | os.O_NONBLOCK)
 
 
 def read_bytes(path: str | Path, limit: int, way_out: str = "") -> bytes:
@@ -44,7 +51,10 @@ def read_bytes(path: str | Path, limit: int, way_out: str = "") -> bytes:
         SpxError: if it cannot be read, or is larger.
     """
     with reading(path, way_out) as file:
-        raw = at_most(file, limit + 1)
+        try:
+            raw = at_most(file, limit + 1)
+        except OSError as error:
+            raise SpxError(_cannot(path, error.strerror or error, way_out)) from error
     require(len(raw) <= limit, shown(path), f"at most {limit} bytes", "more", way_out)
     return raw
 

@@ -96,7 +96,7 @@ def _ablations() -> list[Row]:
         trained("soft-targets", "bicubic targets, contrast not raised", contrast=0.0),
         trained("crisp-targets", "contrast of large targets raised twice as fast", contrast=0.5),
         trained("no-spoilt", "no spoilt contexts", spoilt=0.0),
-        trained("refined-codes", "codes bettered by gradient steps, as our recipe has it", refine=ours["refine"]),
+        trained("refined-codes", "codes refined by gradient steps, as our recipe has it", refine=ours["refine"]),
         trained("one-patch", "one patch an image and step", patches_per_image=1),
         trained("exponential", "the paper's learning-rate schedule", schedule="exponential", warmup=0),
         trained("kl-1", "VAE with KL weight 1", kl_weight=1.0),

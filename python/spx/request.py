@@ -19,16 +19,16 @@ from .fields import ANY, COUNT, Range, setting
 class Request:
     """Images to draw.
 
-    Attributes: the help of each field says what it is. No width: as the height. No n: as many as there are codes, sources or given
+    Attributes: the help of each field says what it is. No width, None: as the height. No n: as many as there are codes, sources or given
     pictures, else 1; one of these serves all. The arrays: code float32 [n, Z]; source uint8 [n or 1, H', W', C].
     """
 
     height: int = setting(
         MISSING, "height and width in pixels (the data's own)", options=("--res",), metavar="N", range=COUNT
     )
-    width: int | None = setting(None, "height and width apart", options=("--size",), metavar="HxW")
-    n: int | None = setting(None, "number of images, or of drawings of each file (1)", metavar="K", range=COUNT)
-    seed: int = setting(0, "the same seed draws the same pixels (0)", metavar="S", range=Range(0, (1 << 64) - 1))
+    width: int = setting(None, "height and width apart", options=("--size",), metavar="HxW")
+    n: int = setting(None, "number of images, or of drawings of each file", metavar="K", range=COUNT)
+    seed: int = setting(0, "the same seed draws the same pixels", metavar="S", range=Range(0, (1 << 64) - 1))
     sampling: Sampling = field(default_factory=Sampling)
     label: int | None = setting(
         None,
@@ -40,7 +40,7 @@ class Request:
     source: np.ndarray | None = setting(
         None, "draw these images anew, from their codes", options=("--reconstruct",), metavar="FILE"
     )
-    refine: int = setting(0, "gradient steps that bring their codes nearer to the files (0)", metavar="K", range=ANY)
+    refine: int = setting(0, "gradient steps that bring their codes nearer to the files", metavar="K", range=ANY)
     given: Given | None = setting(
         None, "keep a part of these images and draw the rest", options=("--complete",), metavar="FILE"
     )

@@ -19,7 +19,7 @@ class Sampling:
             probable level of a softmax.
     """
 
-    temperature: float = field(default=1.0, metadata={"help": "factor on the pixels' spread (1)", "metavar": "T"})
+    temperature: float = field(default=1.0, metadata={"help": "factor on the pixels' spread", "metavar": "T"})
     mode: bool = field(
         default=False,
         metadata={

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 
 def _int32(*names: str) -> np.dtype:
@@ -54,9 +55,14 @@ PRODUCT = _int32("place", "places", "weights", "chunks", "kinds", "sources", "co
 PLACE = _int32("bias", "code", "partial_in", "partial_out", "residual", "raw", "activated", "form")
 
 
-def rows_of(dtype: np.dtype, numbers: np.ndarray) -> np.ndarray:
+def columns_of(dtype: np.dtype) -> tuple[str, ...]:
+    """The names of a table's columns."""
+    return dtype.names or ()
+
+
+def rows_of(dtype: np.dtype, numbers: ArrayLike) -> np.ndarray:
     """Numbers [n, columns] as a table [n] of that type."""
-    return np.ascontiguousarray(numbers, np.int32).reshape(-1, len(dtype.names or ())).view(dtype)[:, 0]
+    return np.ascontiguousarray(numbers, np.int32).reshape(-1, len(columns_of(dtype))).view(dtype)[:, 0]
 
 
 def joined(dtype: np.dtype, tables: Sequence[np.ndarray]) -> np.ndarray:

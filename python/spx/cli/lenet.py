@@ -34,9 +34,9 @@ def train(arguments: argparse.Namespace) -> int:
 
     if arguments.threads:
         torch.set_num_threads(arguments.threads)
-    sets = [options.load_data(arguments, split) for split in ("train", "test")]
+    train_set, test_set = (options.load_data(arguments, split) for split in ("train", "test"))
     model, accuracy = train_lenet(
-        *sets, arguments.epochs, arguments.seed,
+        train_set, test_set, arguments.epochs, arguments.seed,
         progress=lambda epoch, accuracy: print(f"epoch {epoch + 1}: {100 * accuracy:.2f} % of the test set", file=sys.stderr),
     )  # fmt: skip
     about = {"data": arguments.data, "epochs": arguments.epochs, "seed": arguments.seed, "test_accuracy": accuracy}

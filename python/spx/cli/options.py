@@ -5,31 +5,13 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Iterable
-from dataclasses import MISSING, Field, fields
+from dataclasses import fields
 
 from spxcore.engines import CHOICES, PRECISIONS
 from spxcore.errors import require
 
 from ..data.settings import DataSettings
-
-
-def add_setting(p: argparse._ActionsContainer, f: Field, value=argparse.SUPPRESS) -> None:
-    """An option of a field of settings, from its metadata: see `models.settings.setting`; value: where it is not given."""
-    help, default = f.metadata["help"].replace("%", "%%"), f.default
-    if default is not MISSING and default != "":
-        shown = " ".join(map(str, default)) if isinstance(default, tuple) else default
-        help += f" ({shown:.6g})" if isinstance(default, float) else f" ({shown})"
-    common = {"dest": f.name, "default": value, "help": help}
-    option = "--" + f.name.replace("_", "-")
-    if isinstance(default, bool):
-        p.add_argument(option, action=argparse.BooleanOptionalAction, **common)
-    elif isinstance(default, tuple):
-        metavar = f.metadata.get("metavar")
-        p.add_argument(option, type=type(default[0]), nargs=len(default), metavar=metavar, **common)
-    else:
-        kind = str if default is MISSING else type(default)
-        metavar = f.metadata.get("metavar") or "|".join(f.metadata.get("choices", ())) or f.name.upper()
-        p.add_argument(option, type=kind, metavar=metavar, **common)
+from .fields import add_option
 
 
 def add_checkpoint(p: argparse._ActionsContainer) -> None:
@@ -44,7 +26,7 @@ def add_data(p: argparse._ActionsContainer, reading: bool = True) -> None:
     own = ("data", "data_dir")
     for f in sorted(fields(DataSettings), key=lambda f: f.name not in own):
         if reading or f.name in own:
-            add_setting(p, f, f.default)
+            add_option(p, DataSettings, f.name, f.default)
 
 
 def load_data(arguments: argparse.Namespace, split: str):

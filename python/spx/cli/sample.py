@@ -16,7 +16,7 @@ from spxcore import __version__
 from spxcore.errors import SpxError, require
 from spxcore.heads import Sampling
 
-from ..data.settings import Reading
+from ..data.settings import ALPHAS, Reading
 from ..fields import POSITIVE
 from ..request import Request
 from . import options, run
@@ -39,8 +39,8 @@ def parser() -> argparse.ArgumentParser:
     dimensions = what.add_mutually_exclusive_group()
     add_option(dimensions, Request, "height", type=int)
     add_option(dimensions, Request, "width", type=size)
-    add_option(what, Request, "n", type=int, default=1)
-    add_option(what, Request, "seed", type=int, default=0)
+    add_option(what, Request, "n", 1, type=int)
+    add_option(what, Request, "seed", 0)
     add_option(what, Request, "label", type=int)
     files = what.add_mutually_exclusive_group()
     add_option(files, Request, "source", nargs="+")
@@ -52,10 +52,10 @@ def parser() -> argparse.ArgumentParser:
     what.add_argument(
         "--invert", action="store_true", help="the files are dark on light (the model knows light on dark)"
     )
-    add_option(what, Reading, "alpha")
-    add_option(what, Request, "refine", type=int, default=0)
-    add_option(what, Sampling, "temperature", type=float, default=1.0)
-    add_option(what, Sampling, "mode", action="store_true")
+    add_option(what, Reading, "alpha", choices=ALPHAS, metavar=None)
+    add_option(what, Request, "refine", 0)
+    add_option(what, Sampling, "temperature", 1.0)
+    add_option(what, Sampling, "mode", False)
     how = p.add_argument_group("how to draw")
     options.add_checkpoint(how)
     options.add_engine(how)

@@ -8,6 +8,7 @@ import json
 import os
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -44,10 +45,11 @@ def cached(place: object, files: object, names: tuple[str, ...], make: Callable[
         if str(found.pop("key", "")) == key and found.keys() == set(names):
             return found
     found = make()
+    members: dict[str, Any] = {"key": np.array(key), **found}  # any: NumPy has names of its own among the keywords
 
     def write(temporary: Path) -> None:
         with open(temporary, "wb") as file:
-            np.savez(file, key=np.array(key), **found)
+            np.savez(file, **members)
 
     with contextlib.suppress(OSError, SpxError):
         path.parent.mkdir(parents=True, exist_ok=True)

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import gzip
+import io
 import math
 import os
 import zlib
 from pathlib import Path
-from typing import BinaryIO
 
 import numpy as np
 
@@ -47,7 +47,7 @@ def read_idx(path: Path) -> np.ndarray:
         raise SpxError(f"{path}: cannot be read ({error}); {_AGAIN}") from error
 
 
-def _read(file: BinaryIO, path: Path, packed: int | None) -> np.ndarray:
+def _read(file: io.BufferedIOBase, path: Path, packed: int | None) -> np.ndarray:
     raw = at_most(file, 4)
     name = str(path)
     good = len(raw) >= 4 and raw[:2] == b"\0\0"
@@ -81,10 +81,12 @@ def load_idx(folder: Path, split: str) -> Images:
     Raises:
         SpxError: for a missing, damaged or wrong file.
     """
-    arrays = []
-    for what in ("images", "labels"):
+
+    def array(what: str) -> np.ndarray:
         file = FILES[split, what]
         path = find(folder, file)
-        require(path is not None, str(folder), f"a file {file} or {file}.gz", "none", "check --data-dir")
-        arrays.append(read_idx(path))
-    return checked(split, *arrays)
+        if path is None:
+            raise SpxError(f"{folder}: expected a file {file} or {file}.gz, got none (check --data-dir)")
+        return read_idx(path)
+
+    return checked(split, array("images"), array("labels"))

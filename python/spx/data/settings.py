@@ -47,7 +47,7 @@ class Reading:
             require(value in choices, name, ", ".join(choices), repr(value))
 
     @classmethod
-    def of(cls, settings: object) -> Reading:
+    def part_of(cls, settings: object) -> Reading:
         """The reading that any settings with fields of these names ask for; a field they lack has its default."""
         return cls(**{f.name: getattr(settings, f.name) for f in fields(Reading) if hasattr(settings, f.name)})
 

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import contextlib
+import io
 import json
 import math
 import os
 import stat
 from collections.abc import Iterator
 from pathlib import Path
-from typing import BinaryIO
+from typing import IO, Any
 
 from spxcore.errors import SpxError, require
 
@@ -20,7 +21,7 @@ _AGAIN = "remove it to have it made again"
 
 
 @contextlib.contextmanager
-def reading(path: str | Path, way_out: str = "") -> Iterator[BinaryIO]:
+def reading(path: str | Path, way_out: str = "") -> Iterator[io.BufferedReader]:
     """A regular file, open for reading. A pipe, a device or a folder is refused, and never waited for.
 
     Raises:
@@ -59,7 +60,7 @@ def read_bytes(path: str | Path, limit: int, way_out: str = "") -> bytes:
     return raw
 
 
-def at_most(file: BinaryIO, size: int) -> bytes:
+def at_most(file: IO[bytes] | io.BufferedIOBase, size: int) -> bytes:
     """The next `size` bytes, or as many as there are. No more memory is taken than what is there needs, whatever `size` is."""
     pieces = []
     while size > 0 and (piece := file.read(min(size, 1 << 24))):
@@ -68,7 +69,7 @@ def at_most(file: BinaryIO, size: int) -> bytes:
     return b"".join(pieces)
 
 
-def read_json(path: str | Path, way_out: str = _AGAIN, finite: bool = True) -> object:
+def read_json(path: str | Path, way_out: str = _AGAIN, finite: bool = True) -> Any:
     """The value of a JSON file of at most `JSON_BYTES`; see `parse_json`.
 
     Raises:
@@ -80,12 +81,11 @@ def read_json(path: str | Path, way_out: str = _AGAIN, finite: bool = True) -> o
 def read_object(path: str | Path, way_out: str = _AGAIN, finite: bool = True) -> dict:
     """The same of a file that holds an object."""
     value = read_json(path, way_out, finite)
-    if not isinstance(value, dict):
-        require(False, shown(path), "a JSON object", kind(value), way_out)
+    require(isinstance(value, dict), shown(path), "a JSON object", kind(value), way_out)
     return value
 
 
-def parse_json(raw: bytes, name: str | Path, way_out: str = _AGAIN, finite: bool = True) -> object:
+def parse_json(raw: bytes, name: str | Path, way_out: str = _AGAIN, finite: bool = True) -> Any:
     """The value of JSON in UTF-8 (RFC 8259). What another program would read in another way is refused: a name said twice in an object,
     NaN, infinities and numbers that overflow, text that is no Unicode, and deep nesting.
 
@@ -98,9 +98,11 @@ def parse_json(raw: bytes, name: str | Path, way_out: str = _AGAIN, finite: bool
     Raises:
         SpxError: with a sentence.
     """
-    numbers = {"parse_constant": _no_number, "parse_float": _float} if finite else {}
+    numbers = (_float, _no_number) if finite else (float, float)
     try:
-        value = json.loads(raw.decode(), parse_int=_int, object_pairs_hook=_object, **numbers)
+        value = json.loads(
+            raw.decode(), parse_int=_int, parse_float=numbers[0], parse_constant=numbers[1], object_pairs_hook=_object
+        )
         _check(value)
     except (ValueError, RecursionError) as error:
         raise SpxError(_cannot(name, error, way_out)) from error
@@ -144,11 +146,11 @@ def _int(text: str) -> int:
 
 
 def _object(pairs: list[tuple[str, object]]) -> dict:
-    result = dict(pairs)
-    if len(result) < len(pairs):
-        seen: set[str] = set()
-        twice = next(name for name, _ in pairs if name in seen or seen.add(name))  # add gives None
-        raise ValueError(f"an object with {twice[:40]!r} twice")
+    result: dict[str, object] = {}
+    for name, value in pairs:
+        if name in result:
+            raise ValueError(f"an object with {name[:40]!r} twice")
+        result[name] = value
     return result
 
 

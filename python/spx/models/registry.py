@@ -40,7 +40,8 @@ def family(name: str):
     require(isinstance(name, str), "family", "a name", repr(name)[:80])
     module = _FAMILIES.get(name) or _elsewhere().get(name)
     if module is None:
-        require(False, "family", " or ".join(names()), repr(name)[:80], "another one's package must be installed")
+        known = " or ".join(names())
+        raise SpxError(f"family: expected {known}, got {repr(name)[:80]} (another one's package must be installed)")
     try:
         return import_module(module).MODEL
     except (ImportError, AttributeError) as error:

@@ -4,11 +4,15 @@ from __future__ import annotations
 
 from dataclasses import MISSING, asdict, dataclass, fields
 from numbers import Real
+from typing import TYPE_CHECKING
 
 from spxcore.errors import require, whole_number
 
 from ..data.settings import DataSettings
 from ..fields import ANY, COUNT, POSITIVE, UNDER_ONE, Range, setting
+
+if TYPE_CHECKING:
+    from typing_extensions import Self  # in `typing` from Python 3.11 on
 
 SCHEDULES = ("cosine", "exponential")
 PRECISIONS = ("fp32", "bf16")
@@ -94,7 +98,7 @@ class Settings(DataSettings):
         require(validates or not self.patience, "patience", "0 without validation images", self.patience)
 
     @classmethod
-    def of(cls, **given) -> Settings:
+    def of(cls, **given) -> Self:
         """Settings of given fields.
 
         Raises:

@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from spxcore import __version__
 from spxcore.engines import Engine
@@ -99,7 +100,8 @@ class Reproduction:
 
     def _started(self, start: Start) -> Path:
         """The checkpoint that rows start from, trained now if it is not there yet."""
-        run, given = self.folder / start.name, self.settings.vae if start.replaceable else ""
+        run = self.folder / start.name
+        given: str | Path = self.settings.vae if start.replaceable else ""
         alone, steps = run / "vae", self.settings.vae_steps
         if not (alone / CONFIG).exists():
             if not given:
@@ -192,7 +194,7 @@ class Reproduction:
 
 def _number(path: Path, name: str) -> float:
     """A number of a file of ours, 0 or more."""
-    value = read_object(path).get(name)
+    value: Any = read_object(path).get(name)
     good = type(value) in (int, float) and value >= 0
     require(good, f"{path}: {name}", "a number, 0 or more", kind(value), "remove it to have it made again")
     return value

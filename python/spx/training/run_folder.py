@@ -163,7 +163,7 @@ class RunFolder:
 
 def fingerprint(train: Images, validation: Images) -> dict:
     """What tells the images of a run, and their labels, from others: of JSON's types."""
-    found = {}
+    found: dict[str, object] = {}
     for name, part in (("training", train), ("validation", validation)):
         digest = hashlib.sha256(np.ascontiguousarray(part.images))
         digest.update(np.ascontiguousarray(part.labels, "<i8"))

@@ -19,12 +19,12 @@ from torch.nn import functional as F
 from spxcore.heads.log_prob import logistics_log_prob
 
 from ..parts.gaussian import kl_to_standard_normal, reparameterise
+from .module import VAE, module_of
 from .prior import Prior, prior_of
 from .vae import to_unit
 
 if TYPE_CHECKING:
     from ..model import Checkpoint
-    from .module import VAE
 
 # Images that the VAE sees at once.
 VAE_BATCH = 250
@@ -43,7 +43,11 @@ def encode(vae: VAE, images: Tensor) -> tuple[Tensor, Tensor]:
 def posterior(checkpoint: Checkpoint, images: np.ndarray, steps: int = 0) -> tuple[Tensor, Tensor]:
     """Mean and log-variance of q(z | x) of uint8 [N, H, W, C], each [N, latent]; the mean after so many gradient steps."""
     x = torch.from_numpy(np.array(images.transpose(0, 3, 1, 2)))  # a copy: files are read-only
-    vae, prior, patch = checkpoint.module().vae, prior_of(checkpoint).distribution(), checkpoint.config.network.patch
+    vae, prior, patch = (
+        module_of(checkpoint).coder,
+        prior_of(checkpoint).distribution(),
+        checkpoint.config.network.patch,
+    )
     q = encode(vae, x)
     return refine(vae, prior, patch, x, q, steps), q[1]
 

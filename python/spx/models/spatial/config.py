@@ -8,6 +8,7 @@ import re
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field, fields
 from numbers import Real
+from typing import Any
 
 import numpy as np
 
@@ -22,7 +23,7 @@ CONDITIONINGS = ("spatial", "paper")
 # The paper's largest network has 5 layers of 140 filters.
 LARGEST = {
     "patch": 256, "filters": 4096, "layers": 64, "mixtures": 64, "latent": 1 << 14, "maps": 4096, "sizes": 1 << 20, "vae.size": 4096,
-    "vae.filters": 4096, "vae.layers": 64, "vae.mixtures": 64, "vae.latent": 1 << 14, "components": 1 << 18, "classes": 1 << 16,
+    "vae.filters": 4096, "vae.layers": 64, "vae.mixtures": 64, "vae.latent": 1 << 14, "components": 1 << 18,
 }  # fmt: skip
 
 
@@ -155,7 +156,7 @@ def preset(name: str, **overrides) -> NetworkConfig:
             f"preset: expected [paper-|pixelcnnpp-](small|large)-MxM such as small-8x8 or paper-large-16x16, got {name!r}"
         )
     kind, size, patch, _ = match.groups()
-    fields = dict(_SIZES[size], patch=int(patch))
+    fields: dict[str, Any] = {**_SIZES[size], "patch": int(patch)}
     if kind:
         fields.update(conditioning="paper", dropout=0.5, sizes=(28, 28))
     if kind == "pixelcnnpp":
@@ -211,14 +212,12 @@ class ModelConfig:
         network: the patch network.
         vae: the VAE, or None for a network without latent.
         components: Gaussians of the mixture prior; 0 for N(0, I).
-        classes: number of classes of the data (labels 0 ... classes - 1).
         contrast: strength of the contrast of large training targets, see `patches.contrast`.
     """
 
     network: NetworkConfig
     vae: VAEConfig | None = None
     components: int = 0
-    classes: int = 10
     contrast: float = 0.0
 
     def __post_init__(self):
@@ -231,16 +230,16 @@ class ModelConfig:
             ours, theirs = (latent, self.network.channels), (self.vae.latent, self.vae.channels)
             require(ours == theirs, "vae", f"the network's latent and channels {ours}", theirs)
         require(self.components >= 0, "components", "0 (none) or more", self.components)
-        require(self.classes >= 1, "classes", "at least 1", self.classes)
         require(self.contrast >= 0, "contrast", "0 or more", self.contrast)
 
     @classmethod
     def of(cls, network: dict, vae: dict | None = None, **fields) -> ModelConfig:
-        """From config.json's object.
+        """From config.json's object. That of an older version also has "classes", which nothing reads.
 
         Raises:
             SpxError, TypeError, ValueError: if it describes no model.
         """
+        fields.pop("classes", None)
         return cls(NetworkConfig(**network), VAEConfig(**vae) if vae else None, **fields)
 
     def to_dict(self) -> dict:

@@ -33,7 +33,7 @@ def drawing(checkpoint: Checkpoint, request: Request, evaluate: Evaluate) -> Dra
         if not c.place_inputs:
             return {"x": levels}
         places = Places()
-        if c.conditioning == "spatial":
+        if c.conditioning == "spatial" and code is not None:
             key = batch.tobytes()
             if key not in latest:
                 latest.clear()
@@ -86,10 +86,11 @@ def codes(checkpoint: Checkpoint, images: np.ndarray, evaluate: Evaluate, refine
     import torch
 
     from .codes import refine as refined
+    from .module import module_of
 
-    x, mean, log_variance = (torch.from_numpy(np.array(a)) for a in (images.transpose(0, 3, 1, 2), mean, log_variance))
+    x, *q = (torch.from_numpy(np.array(a)) for a in (images.transpose(0, 3, 1, 2), mean, log_variance))
     prior, patch = prior_of(checkpoint).distribution(), checkpoint.config.network.patch
-    return refined(checkpoint.module().vae, prior, patch, x, (mean, log_variance), refine).numpy()
+    return refined(module_of(checkpoint).coder, prior, patch, x, (q[0], q[1]), refine).numpy()
 
 
 def _decode(checkpoint: Checkpoint, code: np.ndarray, evaluate: Evaluate) -> np.ndarray:

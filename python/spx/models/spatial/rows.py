@@ -47,9 +47,9 @@ def _frozen_vae(kl_weight: float) -> Start:
 
 def _vae_alone(trained: Checkpoint) -> Checkpoint:
     """A model with its VAE and a network that no row can mistake for its own."""
-    from .module import smallest_with
+    from .module import module_of, smallest_with
 
-    return smallest_with(trained.module().vae).checkpoint()
+    return smallest_with(module_of(trained).coder).checkpoint()
 
 
 def _table(row: paper.Row) -> str:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import MISSING, dataclass
+from typing import Any
 
-from spxcore.errors import require
+from spxcore.errors import SpxError, require
 
 from ...fields import ANY, COUNT, POSITIVE, SHARE, UNDER_ONE, setting
 from .. import settings
@@ -110,9 +111,10 @@ def preset(name: str | None, **replaced) -> Settings:
     Raises:
         SpxError: for an unknown preset or setting, or a value out of range.
     """
-    require(name is not None, "preset", "a name such as small-8x8", None)
+    if name is None:
+        raise SpxError("preset: expected a name such as small-8x8, got None")
     network = config.preset(name, **{"sizes": replaced["sizes"]} if "sizes" in replaced else {})
-    found = {"model": "spatial", "preset": name}
+    found: dict[str, Any] = {"model": "spatial", "preset": name}
     if network.conditioning == "paper":
         found.update(
             vae="joint" if network.latent else "none",

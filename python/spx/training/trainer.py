@@ -20,6 +20,7 @@ from spxcore.walk.module import data_dependent_initialisation
 
 from ..checkpoints import read_checkpoint
 from ..data import Images, load, split
+from ..io.reading import kind
 from ..models import registry
 from ..models.settings import Settings
 from ..models.training import PICTURES, Batch, Phase, Training, networks_of, training_of
@@ -248,9 +249,12 @@ class Trainer:
     def _take_back(self, tensors: dict[str, Tensor], scalars: dict) -> None:
         """What `_save_state` wrote of the phase under way."""
         best = scalars["best"]
-        self.best = math.inf if best is None else float(best)
+        self.best = math.inf if best is None else _number("best", best)
         self.best_epoch = whole_number("best_epoch", scalars["best_epoch"], 0, 1 << 62)
-        self.seconds, self.patience_over = float(scalars["seconds"]), bool(scalars.get("patience_over", False))
+        self.seconds, self.patience_over = (
+            _number("seconds", scalars["seconds"]),
+            bool(scalars.get("patience_over", False)),
+        )
         for name, p in self._trainable().items():
             if f"adam.step.{name}" in tensors:
                 moments = {key: tensors[f"adam.{key}.{name}"] for key in ("step", "exp_avg", "exp_avg_sq")}
@@ -420,3 +424,10 @@ class Trainer:
             with self._evaluating():
                 images = self.training.pictures(self.phase)
             self.curves.pictures(self.phase.name, images, PICTURES, (self.step, self._run_step()))
+
+
+def _number(name: str, value: object) -> float:
+    """A number of a state.json."""
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise SpxError(f"{name}: expected a number, got {kind(value)}")
+    return float(value)

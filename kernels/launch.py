@@ -12,7 +12,7 @@ from ..errors import require
 from ..heads import Head
 from ..lower.job import WindowJob
 from ..lower.packing import code_numbers
-from ..lower.tables import columns_of
+from ..lower.tables import FORM_PAIRS, columns_of
 from . import windows as kernels
 from .tables import ALIGN, JOB, PROGRAM, UNIT, Layout, padded
 from .tuning import Blocks
@@ -52,7 +52,7 @@ class Tile(Shape):
         lanes, places, stages: see `Blocks`.
         columns, pair_k: see `Layout`.
         precision, raw_precision, scale: see `_DOT`.
-        relu: whether any value is read through relu.
+        single: whether any value is read in a form of one number, so any but FORM_PAIRS.
     """
 
     lanes: int
@@ -63,7 +63,7 @@ class Tile(Shape):
     precision: str
     raw_precision: str
     scale: int
-    relu: bool
+    single: bool
 
 
 @dataclass(frozen=True)
@@ -131,8 +131,9 @@ class OnDevice:
         dot, raw_dot, scale = _DOT[precision]
         if precision == "bf16" and interpreted:
             dot = "widen"
-        relu = bool((layout.operations["relu"] * (layout.operations["activated"] >= 0)).any())
-        rest = layout.columns, layout.pair_k, dot, raw_dot, scale, relu
+        kept = layout.operations["activated"] >= 0
+        single = bool((kept & (layout.operations["form"] != FORM_PAIRS)).any())
+        rest = layout.columns, layout.pair_k, dot, raw_dot, scale, single
         self.tile = Tile(blocks.lanes, blocks.places, blocks.stages, *rest)
         self.step_tile = Tile(blocks.step_lanes, blocks.step_places, 1, *rest)
         self.pair_type = torch.bfloat16 if precision == "bf16" else torch.float32
@@ -145,7 +146,7 @@ class OnDevice:
         return torch.from_numpy(array if array.size else np.zeros(1, array.dtype)).to(self.device)
 
     def programs(self, height: int, width: int, images: int) -> np.ndarray:
-        """The table of programs for so many images, int64 columns by the names of `PROGRAM`, in numbers; no lanes where no pixel is."""
+        """The table of programs for this many images, int64 columns by the names of `PROGRAM`, in numbers; no lanes where no pixel is."""
         m, at, rows = self.layout.side, 0, []
         blocks = -(-width // m)
         for number, arena in enumerate(self.layout.rows):
@@ -165,7 +166,7 @@ class OnDevice:
         return int((self.layout.rows * self.programs(height, width, images)["lanes"]).sum())
 
     def images_together(self, job: WindowJob, memory: int) -> int:
-        """How many of the job's images to draw at once, in so many bytes."""
+        """How many of the job's images to draw at once. memory: bytes."""
         kept = 0 if job.params is None else job.params.shape[3]
 
         def needed(images: int) -> int:
@@ -331,7 +332,7 @@ class Images:
             pass
 
     def draw(self, report: Callable[[int], None] | None, reports: int) -> None:
-        """Draw all waves; `report` is called at most so many times with the pixels drawn since its last call. What has been drawn is
+        """Draw all waves; `report` is called at most `reports` times with the pixels drawn since its last call. What has been drawn is
         on the canvas before each report, and when this returns or raises."""
         if self.memory.is_cuda:
             with torch.cuda.device(self.memory.device):

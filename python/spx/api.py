@@ -126,7 +126,7 @@ class Sampler:
         return self._drawn(options, height, width=width, n=n, seed=seed, label=digit, given=given)
 
     def score(self, images: np.ndarray, seed: int = 0, engine: str | Engine = "auto") -> Score:
-        """Bits per dimension of images under the model; with a code, those of the code included (an upper bound).
+        """Bits per dimension of images under the model. A model with a code adds the code's bits, which makes an upper bound.
 
         Args:
             images: uint8 [N, H, W, C].

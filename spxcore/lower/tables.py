@@ -49,7 +49,7 @@ TOLD = _int32("input", "place", "row")
 INPUT = _int32("height", "width", "channels")  # places along the axes of one of a network's inputs, numbers at a place
 BLOCK = _int32("first", "inputs", "outputs")  # weights [inputs][outputs] that begin at Packed.weights[first]
 
-# Of the cuda engine, see `spxcore.lower.passes`.
+# Tables of the cuda engine: see `spxcore.lower.passes`.
 PROGRAM = _int32("part", "steps", "pixel", "pixel_current", "pixel_end", "told", "told_end", "params", "targets")
 PRODUCT = _int32("place", "places", "weights", "chunks", "kinds", "sources", "columns", "gate", "sync")
 PLACE = _int32("bias", "code", "partial_in", "partial_out", "residual", "raw", "activated", "form")

@@ -19,7 +19,7 @@ def parser() -> argparse.ArgumentParser:
         "--out", type=Path, required=True, metavar="FOLDER", help="folder to write config.json and weights to"
     )
     p.add_argument("--epochs", type=int, default=15, help="passes over the training set (15)")
-    p.add_argument("--seed", type=int, default=0, help="of weights, order and shifts (0)")
+    p.add_argument("--seed", type=int, default=0, help="seed of weights, data order and shifts (0)")
     options.add_threads(p)
     p.add_argument("--version", action="version", version=f"%(prog)s {__version__}")
     return p

@@ -31,7 +31,7 @@ def parser() -> argparse.ArgumentParser:
     """The command's arguments: the fields of a request, and how to draw it."""
     p = argparse.ArgumentParser(
         prog="spx-sample",
-        description="Draw images of any size from a trained model, pixel by pixel and exactly.",
+        description="Draw images from a trained model, pixel by pixel and exactly.",
         epilog="examples: spx-sample --res 224 --digit 3 --seed 1 --out three.png; spx-sample --reconstruct my.png --res 560; "
         "spx-sample --complete my.png --given top:0.5 --n 4",
     )
@@ -47,7 +47,7 @@ def parser() -> argparse.ArgumentParser:
     add_option(files, Request, "given", nargs="+")
     what.add_argument(
         "--given", type=given, dest="where", metavar="WHERE",
-        help="the part that is kept: top:0.5, bottom:, left: or right: and a share, or a mask file, light where it is kept (top:0.5)",
+        help="the part that is kept: top:, bottom:, left: or right: and a share, or a mask file that is light there (top:0.5)",
     )  # fmt: skip
     what.add_argument(
         "--invert", action="store_true", help="the files are dark on light (the model knows light on dark)"
@@ -59,12 +59,12 @@ def parser() -> argparse.ArgumentParser:
     how = p.add_argument_group("how to draw")
     options.add_checkpoint(how)
     options.add_engine(how)
-    how.add_argument("--fast", action="store_true", help="insist on the fastest engine (what auto does)")
+    how.add_argument("--fast", action="store_true", help="the fastest engine that can run here, as --engine auto")
     how.add_argument("--device", metavar="DEVICE", help="cpu, cuda, cuda:1 ... (the engine's own choice)")
     result = p.add_argument_group("result")
     result.add_argument(
         "--out", type=Path, default=Path("sample.png"), metavar="PATH",
-        help=".png (several images make a grid) or .npy (uint8 [n, H, W, C]); with {} in the name one file an image (sample.png)",
+        help=".png (several images make a grid) or .npy (uint8 [n, H, W, C]); {} in the name: one file an image (sample.png)",
     )  # fmt: skip
     result.add_argument("--json", action="store_true", help="print one line of JSON on standard output")
     p.add_argument("--version", action="version", version=f"%(prog)s {__version__}")

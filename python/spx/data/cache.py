@@ -1,4 +1,4 @@
-"""A cache of what took long to read: one .npz file for a folder and a way of reading it, made anew when a file changes."""
+"""A cache of what took long to read: one .npz file for a folder and a way of reading it, made again when a file changes."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def cache_folder() -> Path:
 def cached(place: object, files: object, names: tuple[str, ...], make: Callable[[], Arrays]) -> Arrays:
     """The arrays of those names that make() returns, from the cache if they are there.
 
-    A cache that cannot be read, is damaged, or is of other files is made anew; one that cannot be written is done without.
+    A cache that cannot be read, is damaged, or is of other files is made again. One that cannot be written is left out.
 
     Args:
         place: what decides the file's name, of JSON's types: the folder and how it is read.

@@ -17,7 +17,7 @@ from .measures import Figures, contour_ratios, copies, judged, pieces, similarit
 
 # Sizes above this one are drawn in smaller numbers; the paper's counts are for 28 and 56.
 LARGE = 56
-# Every so many images of the likelihood, one is also taken with its code as it is, not refined.
+# One in this many images of the likelihood is also computed with its code as it is, not refined.
 _ALONE = 10
 
 
@@ -30,8 +30,8 @@ class Amounts:
         contour_sizes: sizes of which there are reconstructions only, for their contours.
         samples, reconstructions: how many of each; 0 leaves that part out.
         pairs_of: images whose pairs MS-SSIM compares, at most `samples`.
-        large_pixels: pixels drawn of each kind at a size above 56: fewer images, at least one.
-        subset: images of the likelihood, spread evenly over the test set; None for all, 0 leaves it out.
+        large_pixels: pixels of each kind that are drawn at a size above 56; at least one image.
+        subset: test images whose likelihood is computed, spread evenly over the set; None: all; 0: none.
         refine: gradient steps on the code of each of these images, where a model has codes that can be refined. With some, the
             likelihood is also computed by the codes as they are, of every tenth image.
     """
@@ -119,7 +119,7 @@ def bits(e: Evaluation) -> dict:
 
 
 def _figures(found: Likelihood, dimensions: int) -> Figures:
-    """A likelihood as plain values, of images of so many dimensions."""
+    """A likelihood as plain values. dimensions: numbers of one image."""
     return {
         "patch_bits": found.given_codes,
         "patch_error": standard_error(found.image_bits),

@@ -1,4 +1,4 @@
-"""What images look like, in figures: how sure a classifier is of them, how many pieces they are of, how near to others they lie."""
+"""Figures of sets of images: a classifier's confidence, connected pieces, MS-SSIM, contours, distances to other images."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ Figures = dict[str, float | None]
 
 
 def standard_error(values: np.ndarray) -> float | None:
-    """Of the mean of values [N]; None for a single one."""
+    """Standard error of the mean of values [N]; None for a single value."""
     return float(np.std(values, ddof=1) / math.sqrt(len(values))) if len(values) > 1 else None
 
 

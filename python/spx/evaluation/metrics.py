@@ -1,4 +1,4 @@
-"""The paper's figures on images (section 4.3), and two of ours for what its samples suffer from: striations and specks."""
+"""Image metrics: MS-SSIM of the paper (section 4.3), and two of ours that see its samples' faults, striations and specks."""
 
 from __future__ import annotations
 

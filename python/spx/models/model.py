@@ -45,7 +45,7 @@ _BATCH = 100
 
 
 class Model:
-    """A family of models. What a family has to say is `Config`, `networks` and `head`; all else has a default, that of an
+    """A family of models. A family must say `Config`, `networks` and `head`. Everything else has a default: that of an
     autoregressive model of a single network, "network", whose only input is the pixels.
 
     Attributes:
@@ -98,11 +98,11 @@ class Model:
         raise NotImplementedError
 
     def schedule(self, config) -> Schedule:
-        """In which order pixels are drawn."""
+        """The order in which pixels are drawn."""
         return Window(config.side)
 
     def size(self, config) -> int:
-        """Side of the images of the training data, and of those drawn unless told otherwise."""
+        """Side of the training images in pixels. Images are drawn at this size by default."""
         return self.schedule(config).side
 
     def side(self, config, prefix: str) -> int:
@@ -116,7 +116,7 @@ class Model:
     # ---- drawing ------------------------------------------------------------------------------------------------------
 
     def offers(self, config) -> frozenset[str]:
-        """Those of `Request.OPTIONS` that a model understands."""
+        """Those of `Request.OPTIONS` that a model understands. `drawing` reads them; it refuses a "label" that is no class."""
         return frozenset({"given"})
 
     def drawing(self, checkpoint: Checkpoint, request: Request, evaluate: Evaluate) -> Drawing:
@@ -163,7 +163,8 @@ class Model:
     def paid_codes(
         self, checkpoint: Checkpoint, images: np.ndarray, evaluate: Evaluate, seed: int = 0
     ) -> tuple[np.ndarray | None, np.ndarray]:
-        """Codes for a score of images uint8 [N, H, W, C], and what each costs: float32 [N, Z] or None, nats [N]."""
+        """Codes for a score of images uint8 [N, H, W, C], and what each costs: float32 [N, Z] or None, nats [N]. `drawing` gets them as
+        the request's `code`."""
         return None, np.zeros(len(images))
 
     # ---- evaluation ---------------------------------------------------------------------------------------------------
@@ -176,7 +177,7 @@ class Model:
         engine: str | Engine = "auto",
         progress: Progress | None = None,
     ) -> Score:
-        """Bits per dimension of images; with a code, those of the code included (an upper bound).
+        """Bits per dimension of images. A model with a code adds the code's bits, which makes an upper bound.
 
         Args:
             checkpoint: the model.
@@ -198,7 +199,8 @@ class Model:
         for start in range(0, len(images), _BATCH):
             some = slice(start, start + _BATCH)
             request = Request(height, width, n=len(images[some]), code=None if codes is None else codes[some])
-            drawing = self.drawing(checkpoint, request.check(self.offers(config), head.channels), engines.evaluate)
+            offered = self.offers(config) | {"code"}  # the family's own codes, whether or not a user may give one
+            drawing = self.drawing(checkpoint, request.check(offered, head.channels), engines.evaluate)
             rounds = self.split(config, images[some], np.ones((height, width), bool))
             found = score_drawing(drawing, {name: given.pixels for name, given in rounds.items()}, engine)
             total[some] = sum(part.sum(axis=(1, 2), dtype=np.float64) for part in found.values())
@@ -252,7 +254,7 @@ class Model:
         return ((resize(unit, size) + 1) * 127.5).round().astype(np.uint8).transpose(0, 2, 3, 1)
 
     def decoded(self, checkpoint: Checkpoint, images: np.ndarray) -> np.ndarray | None:
-        """What the codes of images uint8 [N, H, W, C] alone tell of them, uint8 of any size [N, h, w, C]; None without codes."""
+        """Images uint8 [N, H, W, C] as their codes alone give them, uint8 [N, h, w, C] of any size. None without codes."""
         return None
 
     def drawn_codes(

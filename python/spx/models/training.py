@@ -92,6 +92,8 @@ class Training:
 
     Attributes:
         module: the torch module; its state is saved, its parameters are trained.
+        labels: int64 [N], the class of each training image.
+        classes: the name of each class, or None.
         images: uint8 [N, C, H, W], the training images on the run's device.
         validation: uint8 [V, C, H, W].
     """
@@ -100,6 +102,7 @@ class Training:
 
     def __init__(self, model: Model, settings: Settings, train: Images, validation: Images, run: Run):
         self.model, self.settings, self.run, self.labels = model, settings, run, train.labels
+        self.classes = train.classes
         self.begin_with(train)
         self.module = self.module.to(run.device)
         self.images, self.validation = (torch.from_numpy(i.images.copy()).to(run.device) for i in (train, validation))
@@ -111,11 +114,17 @@ class Training:
             SpxError: if the model and the images do not fit.
         """
         height, width = train.images.shape[2:]
-        require(height == width, "data", "square images", f"{height}x{width}", "of a folder --size N makes squares")
+        require(
+            height == width,
+            "data",
+            "square images",
+            f"{height}x{width}",
+            "--size N makes squares of a folder's pictures",
+        )
         self.config = self.model.trained(self.settings, *train.images.shape[1:3])
         self.module, self.head = self.model.untrained(self.config), self.model.head(self.config)
         levels, channels = int(train.images.max()) + 1, train.images.shape[1]
-        require(levels <= self.head.levels, "data", f"levels under {self.head.levels}", f"also {levels - 1}")
+        require(levels <= self.head.levels, "data", f"levels below {self.head.levels}", levels - 1)
         require(channels == self.head.channels, "data", f"{self.head.channels} channels", channels)
 
     # ---- the default: one phase, all pixels ------------------------------------------------------------------------------
@@ -158,11 +167,11 @@ class Training:
         return mean_of([(self.loss(phase, {"images": chunk}), len(chunk)) for chunk in chunks])
 
     def pictures(self, phase: Phase) -> np.ndarray:
-        """What the model draws by now, uint8 [N, H, W, C], `PICTURES` in a row. The module is as in `validate`."""
+        """What the model draws at this step, uint8 [N, H, W, C], `PICTURES` in a row. The module is as in `validate`."""
         return np.concatenate([self.originals(), self.drawn()])
 
     def originals(self) -> np.ndarray:
-        """The first few validation images, else training images, uint8 [PICTURES, H, W, C]; fewer are shown again and again."""
+        """The first few validation images, else training images, uint8 [PICTURES, H, W, C]. If there are fewer, they repeat."""
         shown = self.validation if len(self.validation) else self.images
         return self.shown(shown[torch.arange(PICTURES) % len(shown)]).permute(0, 2, 3, 1).cpu().numpy()
 
@@ -201,7 +210,8 @@ class Training:
     def about(self) -> dict:
         """What a checkpoint says of itself."""
         told = {name: value for name, value in self.settings.to_dict().items() if name != "data_dir"}
-        return {"data": self.settings.data, "recipe": told}
+        names = {"classes": list(self.classes)} if self.classes else {}
+        return {"data": self.settings.data, **names, "recipe": told}
 
     def checkpoint(self) -> Checkpoint:
         """The module as a checkpoint; float32 tensors on the CPU share its memory."""

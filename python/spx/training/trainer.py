@@ -324,7 +324,7 @@ class Trainer:
         return True
 
     def _due(self, every: int) -> bool:
-        """Whether what is done every so many steps (0: never), and after the last, is done now."""
+        """Whether something that is done after every `every` steps (0: never), and after the last step, is due."""
         return bool(every) and (self.step % every == 0 or self.step == self.phase.steps)
 
     def _step(self) -> dict[str, Tensor]:

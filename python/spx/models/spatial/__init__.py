@@ -39,7 +39,7 @@ class Spatial(Model):
         return config.to_dict()
 
     def networks(self, config: ModelConfig) -> dict[str, Walk]:
-        """The patch network and, as far as a model has them, the VAE's two and the feature maps'."""
+        """The patch network and, where a model has them, the VAE's two networks and that of the feature maps."""
         found = {"network": config.network.walk}
         if config.vae:
             found |= {"vae.encoder": partial(encoder, c=config.vae), "vae.decoder": partial(decoder, c=config.vae)}

@@ -41,7 +41,7 @@ def encode(vae: VAE, images: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def posterior(checkpoint: Checkpoint, images: np.ndarray, steps: int = 0) -> tuple[Tensor, Tensor]:
-    """Mean and log-variance of q(z | x) of uint8 [N, H, W, C], each [N, latent]; the mean after so many gradient steps."""
+    """Mean and log-variance of q(z | x) of uint8 [N, H, W, C], each [N, latent]. `steps` gradient steps refine the mean."""
     x = torch.from_numpy(np.array(images.transpose(0, 3, 1, 2)))  # a copy: files are read-only
     vae, prior, patch = (
         module_of(checkpoint).coder,
@@ -61,7 +61,7 @@ def refine(
     steps: int,
     progress: Callable[[int], None] | None = None,
 ) -> Tensor:
-    """Means of q(z | x) that serve the bound better: steps of Adam up log p(x | z) + log p(z) at the mean.
+    """Means of q(z | x) with a better bound: steps of Adam raise log p(x | z) + log p(z) at the mean.
 
     p(x | z) is the VAE decoder's, a stand-in for the patch network, each pixel counted as often as windows of the patch network
     cover it. The standard deviations stay the encoder's and are the unit of the steps. Nothing is random.

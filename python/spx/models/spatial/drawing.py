@@ -1,4 +1,4 @@
-"""From a request to the one round in which a Spatial PixelCNN draws. No torch: networks that do not draw are run by `evaluate`."""
+"""From a request to the one round in which a Spatial PixelCNN draws. No torch: an engine evaluates the networks that do not draw."""
 
 from __future__ import annotations
 
@@ -79,7 +79,7 @@ def _encode(checkpoint: Checkpoint, x: np.ndarray, evaluate: Evaluate) -> tuple[
 
 
 def codes(checkpoint: Checkpoint, images: np.ndarray, evaluate: Evaluate, refine: int = 0) -> np.ndarray:
-    """The code of each image: the mean of q(z | x), brought nearer by so many gradient steps; they need torch."""
+    """The code of each image: the mean of q(z | x), refined by gradient steps. These need torch."""
     mean, log_variance = encode(checkpoint, images, evaluate)
     if not refine:
         return np.ascontiguousarray(mean)

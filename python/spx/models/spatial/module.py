@@ -84,7 +84,7 @@ class SpatialPixelCNN(
         self.allocate_prior(components)
 
     def allocate_prior(self, components: int) -> None:
-        """Make room for a mixture prior of so many Gaussians (0: N(0, I), nothing to store)."""
+        """Make room for a mixture prior of this many Gaussians (0: N(0, I), nothing to store)."""
         self.components, latent = components, self.network_config.latent
         if components:
             device = next(self.network.parameters()).device

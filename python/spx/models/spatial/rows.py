@@ -1,7 +1,7 @@
 """The rows of `spx-reproduce`: the paper's tables 1 to 3 with its conditioning, ours beside them, and what each choice of ours does.
 
-Rows are trained on the encoder's codes, as the paper's, and bits are those of such codes, but for one ablation: to refine the training
-set's codes (`codes`) takes minutes on a CPU, more than a small budget.
+Rows are trained on the encoder's codes, and their bits are of such codes, as in the paper. One ablation uses refined codes. Refining the
+codes of the training set (`codes`) takes minutes on a CPU, more than a small budget.
 """
 
 from __future__ import annotations

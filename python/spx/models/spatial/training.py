@@ -46,7 +46,9 @@ class SpatialTraining(training.Training):
     def begin_with(self, train: Images) -> None:
         """See `Training.begin_with`."""
         settings, (channels, height, side) = self.settings, train.images.shape[1:]
-        require(height == side, "data", "square images", f"{height}x{side}", "of a folder --size N makes squares")
+        require(
+            height == side, "data", "square images", f"{height}x{side}", "--size N makes squares of a folder's pictures"
+        )
         network = settings.network(channels)
         require(side >= network.patch, "data", f"images of at least the patch's {network.patch} pixels", side)
         require(settings.sizes[0] == side, "sizes", f"the smallest to be the data's own {side}", settings.sizes[0])
@@ -166,7 +168,7 @@ class SpatialTraining(training.Training):
     # ---- codes and prior ----------------------------------------------------------------------------------------------------
 
     def _encode(self, steps: int) -> None:
-        """q(z | x) of all images, its means refined by so many gradient steps; and the mixture prior, unless it is there."""
+        """q(z | x) of all images, its means refined by gradient steps. Fits the mixture prior, unless it is there."""
         train = encode(self.module.coder, self.images)
         validation = encode(self.module.coder, self.validation) if len(self.validation) else None
         if steps:
@@ -178,7 +180,7 @@ class SpatialTraining(training.Training):
     def _refined(
         self, train: Posterior, validation: Posterior | None, steps: int
     ) -> tuple[Posterior, Posterior | None]:
-        """Better means for both, kept in a file, since they take minutes: gradient steps on the bound with the encoder's codes' prior."""
+        """Refined means for both, by gradient steps on the bound. The prior is that of the encoder's codes. A file keeps them."""
         device, kept = self.run.device, self.run.kept("codes")
         if kept is None:
             mixture = self.settings.prior == "mixture"

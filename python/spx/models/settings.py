@@ -87,7 +87,7 @@ class Settings(DataSettings):
         super().__post_init__()
         for f in fields(self):
             value, choices, bounds = getattr(self, f.name), f.metadata.get("choices"), f.metadata.get("range")
-            check_type(f.name, value, f.type)
+            check_type(f.name, value, getattr(f.type, "__name__", str(f.type)))
             if choices:
                 require(value in choices, f.name, ", ".join(choices), repr(value))
             if type(f.default) is int:

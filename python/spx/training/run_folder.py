@@ -165,8 +165,8 @@ def fingerprint(train: Images, validation: Images) -> dict:
     """What tells the images of a run, and their labels, from others: of JSON's types."""
     found: dict[str, object] = {}
     for name, part in (("training", train), ("validation", validation)):
-        digest = hashlib.sha256(np.ascontiguousarray(part.images))
-        digest.update(np.ascontiguousarray(part.labels, "<i8"))
+        digest = hashlib.sha256(np.ascontiguousarray(part.images).data)
+        digest.update(np.ascontiguousarray(part.labels, "<i8").data)
         found[f"{name} images"] = list(part.images.shape)
         found[f"{name} SHA-256"] = digest.hexdigest()
     return found
@@ -178,7 +178,7 @@ def _checksum(tensors: Mapping[str, Tensor]) -> str:
     for name in sorted(tensors):
         t = tensors[name].contiguous()
         digest.update(f"{name} {t.dtype} {list(t.shape)}\n".encode())
-        digest.update(t.reshape(-1).view(torch.uint8).numpy())
+        digest.update(t.reshape(-1).view(torch.uint8).numpy().data)
     return digest.hexdigest()
 
 

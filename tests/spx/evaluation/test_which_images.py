@@ -166,7 +166,11 @@ def test_what_is_compared_with_the_training_images(samples, count, monkeypatch):
     found = evaluate.memorisation(evaluation(Amounts(sizes=(56,), samples=samples), count=300, train=train))
     assert found == {"images": {"compared": count}, "codes": {"compared": 2}}
     ours, unseen, known = (x.reshape(-1, 28, 28, 1) * 255 for x in seen[0])
-    for images, expected in ((ours, 10028 + np.arange(count)), (unseen, np.arange(count)), (known, 500 + np.arange(TRAIN))):
+    for images, expected in (
+        (ours, 10028 + np.arange(count)),
+        (unseen, np.arange(count)),
+        (known, 500 + np.arange(TRAIN)),
+    ):
         np.testing.assert_allclose(numbers(images.round()), expected)
     codes, of_test, of_train = seen[1]
     assert codes == (count, 5)
@@ -183,8 +187,14 @@ def test_the_figures_show_the_first_images(tmp_path, monkeypatch):
     sizes = {str(n): {"samples": {"images": k}} for n, k in ((28, 400), (56, 13), (224, 30), (225, 30))} | {"112": {}}
     report = {"sizes": sizes, "likelihood": {"map": [[1.0, 2.0]]}}
     written = figures.paper_figures(Drawn("source"), report, (28, 224, 225), tmp_path)
-    expected = {f"samples-{n}.png": ([10000 + n + k for k in range(count)], 10) for n, count in ((28, 20), (56, 13), (224, 20), (225, 1))}
-    expected |= {f"reconstructions-{n}.png": ([20000 + n + k for k in range(count)], 10) for n, count in ((28, 10), (224, 10), (225, 1))}
+    expected = {
+        f"samples-{n}.png": ([10000 + n + k for k in range(count)], 10)
+        for n, count in ((28, 20), (56, 13), (224, 20), (225, 1))
+    }
+    expected |= {
+        f"reconstructions-{n}.png": ([20000 + n + k for k in range(count)], 10)
+        for n, count in ((28, 10), (224, 10), (225, 1))
+    }
     expected["originals.png"] = ([*range(10), *(k + 257 for k in range(10))], 10)  # decoded: 1 more in both digits
     assert shown.pop("map").tolist() == [[1.0, 2.0]] and shown == expected
     assert len(written) == len(expected) + 1
@@ -214,8 +224,17 @@ def test_every_cell_of_the_report(alone, paper):
     one, two = ({kind: images() for kind in ("test images", "samples", "reconstructions")} for _ in range(2))
     row, known = {**one, "seconds": 901}, {}
     if paper:
-        known = {"network": "x", "bits": 0.5, "ms_ssim": {"28": (0.1, 0.2)}, "confidence": {"28": (91, 2)}, "accuracy": {"56": 97.5}}
-    codes = {name: next(number) for name in ("compared", "samples_median", "samples_closest", "test_median", "test_closest", "nearer")}
+        known = {
+            "network": "x",
+            "bits": 0.5,
+            "ms_ssim": {"28": (0.1, 0.2)},
+            "confidence": {"28": (91, 2)},
+            "accuracy": {"56": 97.5},
+        }
+    codes = {
+        name: next(number)
+        for name in ("compared", "samples_median", "samples_closest", "test_median", "test_closest", "nearer")
+    }
     report = {
         "paper": known or None, "engine": "cpp", "likelihood": b, "sizes": {"28": row, "56": {**two, "seconds": 902}},
         "memorisation": {"codes": codes}, "seconds": 903,
@@ -280,13 +299,17 @@ def test_the_classifier_sees_every_image(count):
     np.testing.assert_allclose(found[some], expected, rtol=1e-4)
 
 
-@pytest.mark.fault("unseen", "a classifier trained without shifts, order, dropout or schedule, or judged on its training images")
+@pytest.mark.fault(
+    "unseen", "a classifier trained without shifts, order, dropout or schedule, or judged on its training images"
+)
 def test_the_classifiers_training_by_hand():
     """Two epochs of one step in a few lines of torch: the same weights, and the accuracy of the test images."""
     (images, labels), (unseen, classes) = digits(130, classes=3), digits(40, classes=3, seed=1)
     noise = np.random.default_rng(2).integers(0, 2, 40).astype(bool)  # so that the accuracies of the two sets differ
     classes = np.where(noise, (classes + 1) % 3, classes)
-    found, accuracy = lenet.train_lenet(Images(images[:, None], labels), Images(unseen[:, None], classes), epochs=2, seed=4)
+    found, accuracy = lenet.train_lenet(
+        Images(images[:, None], labels), Images(unseen[:, None], classes), epochs=2, seed=4
+    )
     torch.manual_seed(4)
     g, model = np.random.default_rng(4), lenet.LeNet(3).train()
     x, y = torch.from_numpy(images).float()[:, None] / 255, torch.from_numpy(labels.astype(int))

@@ -46,12 +46,16 @@ def made(case: str, data_dir, folder, **replaced) -> Trainer:
 def test_two_processes_make_the_gradient_of_one(case, data_dir, tmp_path, monkeypatch):
     """With the same batch, and codes without noise: the mean of the shares' losses, figures and gradients is the whole's."""
     monkeypatch.setattr(spatial_training, "reparameterise", lambda mean, log_variance, generator=None: mean)
-    t = made(case, data_dir, tmp_path, batch=8, vae_batch=6, sizes=(28, 28) if case in ("paper", "no code") else (28, 200))
+    t = made(
+        case, data_dir, tmp_path, batch=8, vae_batch=6, sizes=(28, 28) if case in ("paper", "no code") else (28, 200)
+    )
     batch, weights = t._batch(1), [p for p in t.module.parameters() if p.requires_grad]
 
     def gradient(of):
         parts = t.objective(of)
-        return torch.autograd.grad(parts["loss"], weights, allow_unused=True), {k: float(v.detach()) for k, v in parts.items()}
+        return torch.autograd.grad(parts["loss"], weights, allow_unused=True), {
+            k: float(v.detach()) for k, v in parts.items()
+        }
 
     whole, figures = gradient(batch)
     t.processes.count, shares = 2, []
@@ -63,7 +67,9 @@ def test_two_processes_make_the_gradient_of_one(case, data_dir, tmp_path, monkey
     assert figures == pytest.approx({name: (one[name] + two[name]) / 2 for name in figures}, rel=1e-4)
     assert one["loss"] != two["loss"]
     for a, b, c in zip(first, second, whole):
-        assert (a is b is c is None) or torch.allclose((a + b) / 2, c, rtol=1e-3, atol=1e-4 * float(c.abs().max()) + 1e-7)
+        assert (a is b is c is None) or torch.allclose(
+            (a + b) / 2, c, rtol=1e-3, atol=1e-4 * float(c.abs().max()) + 1e-7
+        )
 
 
 @pytest.mark.fault("unseen", "processes that begin with other weights, or see other batches")
@@ -124,7 +130,9 @@ def board(monkeypatch):
 def test_the_curves_by_hand(data_dir, tmp_path, board):
     """Means over the steps since the last point, the rate of the last step, at the step of the whole run; again after a pause."""
     points, cuts = board
-    s = settings("frozen, spatial", data_dir, vae_steps=5, steps=7, log_every=3, warmup=3, validate_every=4, schedule="cosine")
+    s = settings(
+        "frozen, spatial", data_dir, vae_steps=5, steps=7, log_every=3, warmup=3, validate_every=4, schedule="cosine"
+    )
     first, done = Trainer(s, tmp_path / "run", progress=False), []
 
     def noted(t):
@@ -155,7 +163,9 @@ def test_the_curves_by_hand(data_dir, tmp_path, board):
         since = [one for one in since if one[0] == phase] + [(phase, step, parts)]
         if step % 3 == 0 or step == steps:
             means = {name: np.mean([p[name] for *_, p in since]) for name in parts}
-            means["learning_rate"] = s.lr * min(1, step / 3) * (0.01 + 0.99 * (1 + np.cos(np.pi * (step - 1) / steps)) / 2)
+            means["learning_rate"] = (
+                s.lr * min(1, step / 3) * (0.01 + 0.99 * (1 + np.cos(np.pi * (step - 1) / steps)) / 2)
+            )
             expected |= {(f"{phase}/train/{name}", before + step): value for name, value in means.items()}
             since = since[-1:] if step % 4 == 0 or step == steps else []
     found = {key: value for key, value in points.items()}
@@ -168,7 +178,9 @@ def test_the_curves_by_hand(data_dir, tmp_path, board):
 
 def test_what_is_shown_changes_nothing(data_dir, tmp_path, monkeypatch):
     """A run that validates, draws, logs and saves after every step ends with the weights of one that never does."""
-    monkeypatch.setattr(spatial_training.SpatialTraining, "pictures", lambda self, phase: np.zeros((8, 9, 9, 1), np.uint8))
+    monkeypatch.setattr(
+        spatial_training.SpatialTraining, "pictures", lambda self, phase: np.zeros((8, 9, 9, 1), np.uint8)
+    )
     found = []
     for every in (0, 1):
         often = dict.fromkeys(("validate_every", "sample_every", "save_every"), every) | {"log_every": 9 - 8 * every}
@@ -228,7 +240,9 @@ def test_images_of_a_run(data_dir, monkeypatch):
     s = settings("frozen, spatial", data_dir, validation=0.2)
     train, validation = map(numbers, images_of(s))
     assert len(validation) == 300 and sorted(train + validation) == list(range(1500))
-    assert numbers(images_of(replace(s, seed=9))[1]) == validation  # so that runs can be compared, and start from each other
+    assert (
+        numbers(images_of(replace(s, seed=9))[1]) == validation
+    )  # so that runs can be compared, and start from each other
     train, validation = map(numbers, images_of(replace(s, validates_on="test")))
     assert train == list(range(1500)) and validation == list(range(5000, 6000))
     assert [len(part) for part in images_of(replace(s, validation=0.0))] == [1500, 0]
@@ -240,7 +254,9 @@ def test_bits_per_dimension_of_each_phase(channels, tmp_path):
     folder = write_dataset(tmp_path / "data", channels=channels)
     for case, part, numbers in (("vae", "image", 784), ("joint", "patch", 16)):
         parts = made(case, folder, tmp_path / case)._step()
-        assert float(parts["bits_per_dimension"]) == pytest.approx(float(parts[part].detach()) / (channels * numbers) / np.log(2))
+        assert float(parts["bits_per_dimension"]) == pytest.approx(
+            float(parts[part].detach()) / (channels * numbers) / np.log(2)
+        )
 
 
 CODES = {

@@ -73,7 +73,9 @@ def refined_by_hand(model, images: np.ndarray, steps: int) -> np.ndarray:
         else:
             parts = []
             for share, middle, factor in zip(prior.weights, prior.means, prior.cholesky):
-                u = torch.linalg.solve_triangular(torch.from_numpy(factor), (z - torch.from_numpy(middle)).T, upper=False)
+                u = torch.linalg.solve_triangular(
+                    torch.from_numpy(factor), (z - torch.from_numpy(middle)).T, upper=False
+                )
                 parts.append(float(np.log(share) - np.log(np.diag(factor)).sum()) - 0.5 * (u**2).sum(0))
             density = torch.logsumexp(torch.stack(parts), 0).sum()
         (gradient,) = torch.autograd.grad(-(pixels + density), moved)
@@ -84,11 +86,16 @@ def refined_by_hand(model, images: np.ndarray, steps: int) -> np.ndarray:
     return (mean + sigma * moved).numpy()
 
 
-@pytest.mark.fault("unseen", "codes bettered by another objective, prior, coverage, rate, or of the first 250 images alone")
+@pytest.mark.fault(
+    "unseen", "codes bettered by another objective, prior, coverage, rate, or of the first 250 images alone"
+)
 @pytest.mark.parametrize("prior", [True, False])
 def test_steps_by_hand(prior, monkeypatch):
     """Wherever codes are bettered: for the likelihood, for drawing anew, in pieces of as many images as the VAE takes at once."""
-    model, images = Sampler(tiny_model(prior=prior)), np.random.default_rng(2).integers(0, 256, (3, 28, 28, 1), np.uint8)
+    model, images = (
+        Sampler(tiny_model(prior=prior)),
+        np.random.default_rng(2).integers(0, 256, (3, 28, 28, 1), np.uint8),
+    )
     monkeypatch.setattr(codes, "VAE_BATCH", 2)
     expected = refined_by_hand(model, images, 3)
     for found in (posterior(model.checkpoint, images, 3)[0].numpy(), model.encode(images, refine=3)):

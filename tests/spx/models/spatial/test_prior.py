@@ -231,7 +231,9 @@ def test_fit_mixture_by_hand(components, seed, monkeypatch):
     for label, (count, _) in zip((2, 7), asked):
         own, noise = means[labels == label], variances[labels == label]
         assigned = kmeans(count, n_init=1, random_state=seed).fit_predict(own)
-        covariances = [np.cov(own[assigned == k].T) if (assigned == k).sum() > 1 else np.zeros((3, 3)) for k in range(count)]
+        covariances = [
+            np.cov(own[assigned == k].T) if (assigned == k).sum() > 1 else np.zeros((3, 3)) for k in range(count)
+        ]
         shared = sum((assigned == k).mean() * covariances[k] for k in range(count))
         for k in range(count):
             members = assigned == k
@@ -258,5 +260,7 @@ def test_a_code_by_hand(label):
         noise = []
         for block in u[1:]:
             pairs = [(np.sqrt(-2 * np.log(block[k])), 2 * np.pi * block[k + 1]) for k in (0, 2)]
-            noise += [radius * np.cos(angle) for radius, angle in pairs] + [radius * np.sin(angle) for radius, angle in pairs]
+            noise += [radius * np.cos(angle) for radius, angle in pairs] + [
+                radius * np.sin(angle) for radius, angle in pairs
+            ]
         np.testing.assert_allclose(found, p.means[g] + p.cholesky[g] @ np.array(noise[:5]), rtol=1e-5, atol=1e-5)

@@ -82,7 +82,7 @@ class Judge:
 
 
 def evaluation(amounts: Amounts, *offers, count: int = COUNT, **more) -> Evaluation:
-    test = Images(numbered(np.arange(count)).transpose(0, 3, 1, 2), np.arange(count) * 3 % 10)
+    test = Images(numbered(np.arange(count)).transpose(0, 3, 1, 2), np.arange(count) // 7 % 10)
     return Evaluation(Drawn(*offers), test, amounts, **more)
 
 
@@ -146,7 +146,7 @@ def test_the_figures_of_a_size_are_of_the_first_images(size, monkeypatch):
         if kind == "samples":
             assert "accuracy" not in found
         else:
-            right = [i % 10 == k * 3 % 10 for k, i in enumerate(n)]
+            right = [i % 10 == k // 7 % 10 for k, i in enumerate(n)]
             assert found["accuracy"] == pytest.approx(100 * np.mean(right))
         if kind == "reconstructions":
             assert "ms_ssim" not in found

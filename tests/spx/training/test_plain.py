@@ -153,7 +153,7 @@ def test_pictures_of_few_levels(small_images, tmp_path):
 
 def test_what_does_not_fit(small_images, data_dir, tmp_path):
     for folder, replaced, message in (
-        (small_images, {"levels": 8}, r"^data: expected levels under 8, got also 15"),
+        (small_images, {"levels": 8}, r"^data: expected levels below 8, got 15"),
         (small_images, {"preset": "large"}, r"^preset: expected small, got 'large'"),
         (small_images, {"mixtures": 8}, r"^settings: expected names of .*, got mixtures"),
     ):

@@ -107,7 +107,7 @@ def test_pictures_say_how_many(kind):
     """Of a request without n; with one, as many or one for all."""
     made = {"source": IMAGES, "code": np.zeros((2, 5), np.float32), "given": Given(IMAGES, MASK)}[kind]
     assert Request(9, **{kind: made}).n == 2
-    with pytest.raises(spx.SpxError, match="n: expected as many codes or pictures, 3, or one for all, got 2"):
+    with pytest.raises(spx.SpxError, match="n: expected 3 codes or pictures, or one for all, got 2"):
         Request(9, n=3, **{kind: made})
 
 

@@ -163,7 +163,7 @@ def test_what_is_compared_with_the_training_images(samples, count, monkeypatch):
     monkeypatch.setattr(evaluate, "copies", lambda *sets: seen.append(sets) or {"compared": len(sets[0])})
     train = Images(numbered(500 + np.arange(TRAIN)).transpose(0, 3, 1, 2), np.zeros(TRAIN, int))
     # Sizes that are judged do not matter: the samples are of the data's own size.
-    found = evaluate.memorisation(evaluation(Amounts(sizes=(56,), samples=samples), count=300, train=train))
+    found = evaluate.memorisation(evaluation(Amounts(sizes=(56,), samples=samples), count=300), train)
     assert found == {"images": {"compared": count}, "codes": {"compared": 2}}
     ours, unseen, known = (x.reshape(-1, 28, 28, 1) * 255 for x in seen[0])
     for images, expected in (

@@ -113,7 +113,7 @@ def test_pictures_say_how_many(kind):
 
 def test_a_score_and_a_code_are_of_what_is_asked(monkeypatch):
     sampler, told = spx.Sampler(tiny_model()), []
-    monkeypatch.setattr(api, "score", lambda *arguments: told.append(arguments))
+    monkeypatch.setattr(type(sampler.family), "score", lambda family, *arguments: told.append(arguments))
     sampler.score(IMAGES, seed=3, engine="torch")
     sampler.score(IMAGES)
     assert told == [(sampler.checkpoint, IMAGES, 3, "torch"), (sampler.checkpoint, IMAGES, 0, "auto")]

@@ -81,8 +81,13 @@ class Judge:
         return p
 
 
+def labels_of(n: np.ndarray) -> np.ndarray:
+    """Labels of test images: at 57 pixels the judge is right about the first hundred, and so wrong about any others' labels."""
+    return np.where(n < 100, (n + 57) % 10, 9)
+
+
 def evaluation(amounts: Amounts, *offers, count: int = COUNT, **more) -> Evaluation:
-    test = Images(numbered(np.arange(count)).transpose(0, 3, 1, 2), np.arange(count) // 7 % 10)
+    test = Images(numbered(np.arange(count)).transpose(0, 3, 1, 2), labels_of(np.arange(count)))
     return Evaluation(Drawn(*offers), test, amounts, **more)
 
 
@@ -146,7 +151,7 @@ def test_the_figures_of_a_size_are_of_the_first_images(size, monkeypatch):
         if kind == "samples":
             assert "accuracy" not in found
         else:
-            right = [i % 10 == k // 7 % 10 for k, i in enumerate(n)]
+            right = n % 10 == labels_of(np.arange(len(n)))
             assert found["accuracy"] == pytest.approx(100 * np.mean(right))
         if kind == "reconstructions":
             assert "ms_ssim" not in found

@@ -313,13 +313,13 @@ def test_the_prior_and_the_codes_of_a_run(case, data_dir, tmp_path):
     assert told["codes_nats_fitted"] == pytest.approx(nine.log_density(z[~held_out]).mean(), rel=1e-3)
 
 
-@pytest.mark.parametrize("side", [28, 30])
-def test_what_a_checkpoint_says(side, tmp_path):
-    """Of its targets' contrast, the side of its data, and how it was trained."""
+@pytest.mark.parametrize("side, of_vae", [(28, 28), (33, 32)])
+def test_what_a_checkpoint_says(side, of_vae, tmp_path):
+    """Of its targets' contrast, the side of its data (the VAE sees a multiple of four), and how it was trained."""
     folder = write_dataset(tmp_path / "data", side=side)
     s = settings("frozen, spatial", folder, sizes=(side, 60), contrast=0.3, seed=8)
     found = Trainer(s, tmp_path / "run", progress=False).training.checkpoint()
-    assert (found.config.contrast, found.config.vae.size) == (0.3, 28)
+    assert (found.config.contrast, found.config.vae.size) == (0.3, of_vae)
     assert found.config.network.sizes == (side, 60)
     told = {name: value for name, value in s.to_dict().items() if name != "data_dir"}  # which is nobody else's business
     assert found.about == {"data": "idx", "recipe": told}

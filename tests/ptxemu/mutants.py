@@ -1,0 +1,251 @@
+"""Faults put into the PTX, one at a time: is each of them seen? python tests/ptxemu/mutants.py [PATTERN] (run.py calls it).
+
+Each runs in a process of its own, which draws a small job, and one with given pixels, and evaluates windows, with a random schedule and
+the race check. A fault is seen if pixels or numbers differ, if anything is found, or if the launch fails.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import sys
+import tempfile
+from collections.abc import Callable
+from typing import NamedTuple
+
+import emulator
+
+PRECISIONS = {"fp32": 0, "tf32": 1, "bf16": 2}
+
+
+class Fault(NamedTuple):
+    """What is changed in one function of the PTX.
+
+    Attributes:
+        name: in words.
+        function: a part of its name.
+        precision: of the function and of the job that is drawn.
+        edit: the function's text -> the changed text.
+        equivalent: why nothing can be seen, "" of a real fault.
+    """
+
+    name: str
+    function: str
+    precision: str
+    edit: Callable[[str], str]
+    equivalent: str = ""
+
+
+def replaced(pattern: str, by: str, nth: int | None = None) -> Callable[[str], str]:
+    """Every match of a regular expression, or the nth from 1, becomes `by`."""
+
+    def edit(text: str) -> str:
+        found = list(re.finditer(pattern, text))
+        assert len(found) >= (nth or 1), f"{pattern}: not in the PTX"
+        for match in reversed(found if nth is None else found[nth - 1 : nth]):
+            text = text[: match.start()] + match.expand(by) + text[match.end() :]
+        return text
+
+    return edit
+
+
+def swapped_registers(list_number: int, first: int, second: int) -> Callable[[str], str]:
+    """Every mma: two registers of its operand's list (0: the sums, 1: a, 2: b) change places."""
+
+    def edit(text: str) -> str:
+        def change(match: re.Match) -> str:
+            lists = re.findall(r"\{[^}]*\}", match[0])
+            names = lists[list_number].strip("{}").split(",")
+            names[first], names[second] = names[second], names[first]
+            parts = match[0].split(lists[list_number], 1) if list_number else ["", match[0][len(lists[0]) :]]
+            return parts[0] + "{" + ",".join(names) + "}" + parts[1]
+
+        changed, count = re.subn(r"(?<=f32 )\{[^;]*;", change, text)
+        assert count, "no mma"
+        return changed
+
+    return edit
+
+
+BARRIER = r"bar\.sync 0;"
+ROUNDED = r"cvt\.rna\.tf32\.f32 (%\w+), (%\w+);"
+# csrc/cuda/window.h: run(), before the leader takes a row; and the first wait of a row.
+BEFORE_TAKING = "the first wait of the row before has barriers of its own after the last use of what the leader writes"
+BEFORE_THE_FIRST_WAIT = "it follows the barrier after the leader has taken the row"
+
+CUDA = [
+    # ---- window.h: rows, waiting, steps
+    Fault("a release made relaxed", "draw_kernel", "fp32", replaced(r"st\.release\.gpu", "st.volatile")),
+    Fault("an acquire made relaxed", "draw_kernel", "fp32", replaced(r"ld\.acquire\.gpu", "ld.volatile")),
+    Fault(
+        "pixels released one too early", "draw_kernel", "fp32",
+        replaced(
+            r"st\.release\.gpu\.global\.s32 \[(%\w+)\], (%\w+);",
+            r"{ .reg .b32 %early; add.s32 %early, \2, 1; st.release.gpu.global.s32 [\1], %early; }",
+        ),
+    ),
+    Fault(
+        "rows taken without an atomic operation", "draw_kernel", "fp32",
+        replaced(
+            r"atom\.global\.add\.u64 (%\w+), \[(%\w+)\], 1;",
+            r"{ .reg .b64 %sum; ld.global.u64 \1, [\2]; add.s64 %sum, \1, 1; st.global.u64 [\2], %sum; }",
+        ),
+    ),
+    Fault("the wait for the row above left out", "draw_kernel", "fp32", replaced(r"ld\.acquire\.gpu\.global\.s32 (%\w+), [^;]*;", r"mov.u32 \1, 0x7fffffff;")),
+    *[
+        Fault(
+            f"barrier {n} left out", "draw_kernel", "fp32", replaced(BARRIER, ";", n),
+            {1: BEFORE_TAKING, 3: BEFORE_THE_FIRST_WAIT}.get(n, ""),
+        )
+        for n in range(1, 11)
+    ],
+    Fault("a program's row of 32 bytes, not 36", "draw_kernel", "fp32", replaced(r"(mul\.wide\.s32 %\w+, %\w+), 36;", r"\1, 32;")),
+    Fault("pixels written one further", "draw_kernel", "fp32", replaced(r"st\.global\.u8 \[(%\w+)\]", r"st.global.u8 [\1+1]")),
+    # ---- random.h, heads: the draws
+    Fault("another constant of Philox", "draw_kernel", "fp32", replaced("-845247145", "-845247143")),
+    Fault("halves rounded down", "draw_kernel", "fp32", replaced(r"(add\.rn\.f32 %\w+, %\w+), 0f3F000000;", r"\1, 0f00000000;")),
+    Fault("another base of exponentials", "draw_kernel", "fp32", replaced("0f3FB8AA3B", "0f3FC00000")),
+    Fault("a mixture's threshold from above", "draw_kernel", "fp32", replaced(r"setp\.gt\.f32", "setp.lt.f32")),
+    # ---- products.h: in fp32
+    Fault("products: the barrier left out", "run_part", "fp32", replaced(BARRIER, ";")),
+    Fault("products: what the kernel writes is read by ld.global.nc", "draw_kernel", "fp32", replaced(r"ld\.global\.u8", "ld.global.nc.u8")),
+    Fault("products: the next weight", "run_part", "fp32", replaced(r"ld\.global\.nc\.u32 (%\w+), \[(%\w+)\]", r"ld.global.nc.u32 \1, [\2+4]")),
+    Fault("products: no absolute value before exp", "run_part", "fp32", replaced(r"abs\.f32", "neg.f32")),
+    Fault("products: sums begin at 0", "run_part", "fp32", replaced(r"add\.rn\.f32", "sub.f32")),
+    Fault("products: a residual too much", "run_part", "fp32", replaced(r"fma\.rn\.f32 (%\w+), (%\w+), (%\w+), %\w+;", r"fma.rn.f32 \1, \2, \3, \3;")),
+    # ---- products.h: tensor cores
+    *[
+        fault
+        for precision in ("tf32", "bf16")
+        for fault in (
+            Fault("products: the barrier left out", "run_part", precision, replaced(BARRIER, ";")),
+            Fault("mma: a1 and a2 change places", "run_part", precision, swapped_registers(1, 1, 2)),
+            Fault("mma: b0 and b1 change places", "run_part", precision, swapped_registers(2, 0, 1)),
+            Fault("mma: c0 and c1 change places", "run_part", precision, swapped_registers(0, 0, 1)),
+        )
+    ],
+    Fault("tf32: numbers not rounded", "run_part", "tf32", replaced(ROUNDED, r"mov.b32 \1, \2;")),
+    Fault("bf16: halves change places", "run_part", "bf16", replaced(r"(cvt\.rn\.bf16x2\.f32 %\w+), (%\w+), (%\w+);", r"\1, \3, \2;", 1)),
+    # ---- evaluate.h
+    Fault("evaluate: the barrier before the inputs left out", "evaluate_kernel", "fp32", replaced(BARRIER, ";", 1)),
+    Fault("evaluate: the barrier before the outputs left out", "evaluate_kernel", "fp32", replaced(BARRIER, ";", 2)),
+    Fault("evaluate: the next window's inputs", "evaluate_kernel", "fp32", replaced(r"ld\.f32 (%\w+), \[(%\w+)\]", r"ld.f32 \1, [\2+4]")),
+    Fault("evaluate: the arena of the next word", "evaluate_kernel", "fp32", replaced(r"st\.f32 \[(%\w+)\]", r"st.f32 [\1+4]")),
+]  # fmt: skip
+
+
+def changed(source: str, fault: Fault) -> str:
+    """The PTX with a fault in it."""
+    functions = re.split(r"(?m)^(?=(?:\.visible |\.weak )?\.(?:entry|func)\b)", source)
+    wanted = rf"{fault.function}\w*PrecisionE{PRECISIONS[fault.precision]}"
+    (number,) = (
+        n for n, text in enumerate(functions) if "{" in text and re.search(wanted, text[: text.index("{")].split("(", 1)[0] + text[:400].split("\n")[0])
+    )  # fmt: skip
+    before, functions[number] = functions[number], fault.edit(functions[number])
+    assert functions[number] != before, f"{fault.name}: nothing changed"
+    return "".join(functions)
+
+
+class Checks:
+    """What a fault shall be seen by, with the right answers, which are computed before any fault."""
+
+    SMALL = {"patch": 4, "filters": 3, "conditioning": "spatial"}
+
+    def __init__(self):
+        import numpy as np
+        from helpers import config, drawn, job, network, windows
+        from test_cuda import TOLERANCE, host_build
+
+        from spxcore import Given
+        from spxcore.plan import plan_at
+
+        self.tolerance = TOLERANCE
+        self.task = job(config(**self.SMALL), 9, 12, 2)
+        noise = np.random.default_rng(0)
+        shape = (2, 9, 12)
+        self.given = Given(noise.integers(0, 256, (*shape, 1)).astype(np.uint8), noise.random(shape) < 0.6)
+        self.drawings = {
+            (p, n): drawn(host_build(p), self.task, given).pixels
+            for p in PRECISIONS
+            for n, given in enumerate((None, self.given))
+        }
+        c = config(patch=4)
+        self.network, (_, self.inputs, self.code) = network(c), windows(c, batch=5)
+        self.plan = plan_at(self.network.graph, 4, 4)
+        self.values = {p: host_build(p).evaluate(self.network, 4, 4, self.inputs, self.code) for p in PRECISIONS}
+
+    def differ(self, precision: str, evaluate: bool) -> str:
+        """What is wrong on the PTX, "" if nothing is."""
+        from helpers import close, drawn
+
+        from spxcore import native
+        from spxcore.engines import cuda
+
+        engine = cuda.Cuda(native.cuda().Engine, precision, cuda.Options(blocks=3, warps=2, windows=2, patience=20000))
+        emulator.settings(races=1, schedule="random", seed=1, mma="sequential", most=30_000_000)
+        try:
+            if evaluate:
+                got = engine.evaluate(self.network, 4, 4, self.inputs, self.code)
+                if not close(got, self.values[precision], 1e-5):
+                    return "other numbers"
+            for n, given in enumerate(() if evaluate else (None, self.given)):
+                pixels = drawn(engine, self.task, given).pixels
+                count = int((pixels != self.drawings[precision, n]).sum())
+                if count:
+                    return f"{count} pixels differ"
+        except RuntimeError as error:
+            return str(error)
+        return ""
+
+
+def seen(checks: Checks, source: str, fault: Fault | None, precision: str = "fp32") -> list[str]:
+    """What is seen of a fault, or without one, in a process of its own."""
+    reading, writing = os.pipe()
+    child = os.fork()
+    if child:
+        os.close(writing)
+        with os.fdopen(reading) as pipe:
+            answer = pipe.read()
+        os.waitpid(child, 0)
+        return json.loads(answer) if answer else ["the process ended"]
+    try:
+        with tempfile.NamedTemporaryFile("w", suffix=".ptx") as file:
+            file.write(changed(source, fault) if fault else source)
+            file.flush()
+            os.environ["PTXEMU_PTX"] = file.name
+            emulator.be_the_gpu()
+        evaluate = bool(fault) and fault.function == "evaluate_kernel"
+        found = [checks.differ(precision if fault is None else fault.precision, evaluate)]
+        found += sorted({re.sub(r" @\d+$", "", kind) for kind in emulator.findings()})
+        answer = json.dumps([what for what in found if what])
+    except BaseException as error:
+        answer = json.dumps([f"NOT RUN: {error!r}"])
+    with os.fdopen(writing, "w") as pipe:
+        pipe.write(answer)
+    os._exit(0)
+
+
+def main() -> None:
+    wanted = sys.argv[1] if len(sys.argv) > 1 else ""
+    checks, source, bad, real = Checks(), emulator.ptx(), 0, 0
+    for precision in PRECISIONS:
+        without = seen(checks, source, None, precision)
+        bad += bool(without)
+        print(f"no fault, {precision}: {without or 'nothing is seen'}", flush=True)
+    for fault in CUDA:
+        title = f"{fault.function}, {fault.precision}: {fault.name}"
+        if not re.search(wanted, title):
+            continue
+        found = seen(checks, source, fault)
+        wrong = not found if not fault.equivalent else bool(found)
+        wrong |= any(what.startswith("NOT RUN") for what in found)
+        bad, real = bad + wrong, real + (not fault.equivalent)
+        verdict = "WRONG " if wrong else "equal " if fault.equivalent else "seen  "
+        print(f"{verdict} {title}: {'; '.join(found)[:160] or fault.equivalent}", flush=True)
+    print(f"{real} faults, {bad} of them not as they should be")
+    sys.exit(bad > 0)
+
+
+if __name__ == "__main__":
+    main()

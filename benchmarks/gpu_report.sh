@@ -8,7 +8,7 @@ set -uo pipefail
 cd "$(dirname "$0")/.."
 folder=$(realpath -m "${1:-build/gpu-report}")
 python=${PYTHON:-python3}
-export PYTHONPATH=$PWD:$PWD/python:$PWD/tests${PYTHONPATH:+:$PYTHONPATH} PYTHONUNBUFFERED=1
+export PYTHONPATH=$PWD:$PWD/python:$PWD/tests/support${PYTHONPATH:+:$PYTHONPATH} PYTHONUNBUFFERED=1
 export PATH=${CUDA_HOME:-/usr/local/cuda}/bin:$PATH
 if ! nvidia-smi -L >/dev/null 2>&1; then
   echo "gpu_report.sh: expected an NVIDIA GPU with its driver, found none" >&2
@@ -67,9 +67,9 @@ PYTHON
 
 part build 130 env SPX_CUDA=1 SPX_REQUIRE_NATIVE=1 CUDAARCHS="${CUDAARCHS:-native}" "$python" setup.py build_ext --inplace
 part engines 15 "$python" -c "$(engines)"
-part tests-cuda 75 "$python" -m pytest -q -n 4 -m gpu tests/test_cuda.py tests/test_native.py
+part tests-cuda 75 "$python" -m pytest -q -n 4 -m gpu tests/spxcore/engines/test_cuda.py tests/spxcore/test_native.py
 # All of Triton's tests: where there is a GPU none runs in the interpreter. Most of their time is the compiler's.
-part tests-triton 90 "$python" -m pytest -q -n 4 -k "not compile" tests/test_triton.py tests/test_fused.py
+part tests-triton 90 "$python" -m pytest -q -n 4 -k "not compile" tests/spxcore/engines/test_triton.py tests/kernels/test_gated.py
 tool memcheck 35 compute-sanitizer --tool memcheck --error-exitcode 1 "$python" -c "$(draw 10 14 2 small-4x4)"
 tool racecheck 35 compute-sanitizer --tool racecheck --error-exitcode 1 "$python" -c "$(draw 6 8 1 small-4x4)"
 part benchmarks 150 "$python" -m pytest -q -s benchmarks/test_gpu.py --benchmark-only --benchmark-json "$folder/gpu.json"

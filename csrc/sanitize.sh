@@ -29,4 +29,4 @@ rm -f "$build"/tree/spxcore/*.so
 LD_PRELOAD="$(c++ -print-file-name=$library) $(c++ -print-file-name=libstdc++.so)" \
   ASAN_OPTIONS=detect_leaks=0 TSAN_OPTIONS="halt_on_error=1 ignore_noninstrumented_modules=1" \
   PYTHONPATH="$build/tree:$PWD/python" "$python" -P -m pytest -q -p no:cacheprovider -k "$tests" "$@" \
-  tests/test_native.py tests/test_cpp.py tests/test_image_networks.py tests/test_cuda.py
+  tests/spxcore/test_native.py tests/spxcore/engines/test_cpp.py tests/spxcore/engines/test_image_networks.py tests/spxcore/engines/test_cuda.py

@@ -12,6 +12,7 @@ from ..errors import require
 from ..heads import Head
 from ..lower.job import WindowJob
 from ..lower.packing import code_numbers
+from ..lower.tables import columns_of
 from . import windows as kernels
 from .tables import ALIGN, JOB, PROGRAM, UNIT, Layout, padded
 from .tuning import Blocks
@@ -144,7 +145,7 @@ class OnDevice:
         return torch.from_numpy(array if array.size else np.zeros(1, array.dtype)).to(self.device)
 
     def programs(self, height: int, width: int, images: int) -> np.ndarray:
-        """The table of programs for so many images, int64 columns by the names of `PROGRAM`, in numbers; no lanes where no pixel is."""
+        """The table of programs for this many images, int64 columns by the names of `PROGRAM`, in numbers; no lanes where no pixel is."""
         m, at, rows = self.layout.side, 0, []
         blocks = -(-width // m)
         for number, arena in enumerate(self.layout.rows):
@@ -157,14 +158,14 @@ class OnDevice:
                 group, lanes = 1, 0
             rows.append((at, lanes, group, left, low, high, i))
             at += padded(int(arena) * lanes, 64)
-        return np.array(rows, [(name, np.int64) for name in PROGRAM.names])
+        return np.array(rows, [(name, np.int64) for name in columns_of(PROGRAM)])
 
     def arena_numbers(self, height: int, width: int, images: int) -> int:
         """Numbers in the arenas of all programs together."""
         return int((self.layout.rows * self.programs(height, width, images)["lanes"]).sum())
 
     def images_together(self, job: WindowJob, memory: int) -> int:
-        """How many of the job's images to draw at once, in so many bytes."""
+        """How many of the job's images to draw at once. memory: bytes."""
         kept = 0 if job.params is None else job.params.shape[3]
 
         def needed(images: int) -> int:
@@ -227,7 +228,7 @@ class Images:
         self.maps, self.axes = put(maps), put(np.concatenate([job.y_axis, job.x_axis, job.extra]))
         self.seen = put(job.table)
         self.row = self.row_of(numbers, maps.shape)
-        self.wave = self.row[list(JOB.names).index("wave")]  # a view: kernels see what is added to it
+        self.wave = self.row[columns_of(JOB).index("wave")]  # a view: kernels see what is added to it
         c, e, told = job.pixels.shape[3], job.table.shape[1], 2 + len(job.extra) + maps.shape[3]
         require(
             c * e == layout.pixel, "pixels", f"{layout.pixel} numbers each, as the network sees them", f"{c} times {e}"
@@ -246,11 +247,14 @@ class Images:
         """The row of `JOB`, the programs and the images' numbers."""
         job, row, programs = self.job, np.zeros(1, JOB), np.zeros(len(self.table), PROGRAM)
         row["images"], row["height"], row["width"], row["blocks"] = self.count, job.height, job.width, self.blocks
-        row["numbers"], row["code"] = len(JOB) + programs.size * len(PROGRAM), self.network.layout.code.shape[1]
+        row["numbers"], row["code"] = (
+            len(columns_of(JOB)) + programs.size * len(columns_of(PROGRAM)),
+            self.network.layout.code.shape[1],
+        )
         row["map_images"], row["map_height"], row["map_width"] = maps[:3]
         row["seed_low"], row["seed_high"], row["draw"] = job.seed & 0xFFFFFFFF, job.seed >> 32, job.draw
         row["temperature"] = job.temperature
-        for name in PROGRAM.names:
+        for name in columns_of(PROGRAM):
             programs[name] = self.table[name] // (UNIT if name in ("arena", "lanes") else 1)
         return self.network.put(np.concatenate([a.view(np.int32) for a in (row, programs, numbers.astype(np.uint32))]))
 
@@ -279,8 +283,8 @@ class Images:
             return np.stack(np.meshgrid(tiles, numbers, indexing="ij"), axis=-1).reshape(-1, 2)[:, ::-1]
 
         def table(items: list[np.ndarray]) -> torch.Tensor:
-            items = np.concatenate(items).astype(np.int32)
-            return put(items) if len(items) else torch.zeros(0, items.shape[1], dtype=torch.int32)
+            rows = np.concatenate(items).astype(np.int32)
+            return put(rows) if len(rows) else torch.zeros(0, rows.shape[1], dtype=torch.int32)
 
         inputs = [product(np.flatnonzero(layout.inputs["program"] == p), tiles(p, blocks.lanes)) for p in programs]
         ahead = [
@@ -327,7 +331,7 @@ class Images:
             pass
 
     def draw(self, report: Callable[[int], None] | None, reports: int) -> None:
-        """Draw all waves; `report` is called at most so many times with the pixels drawn since its last call. What has been drawn is
+        """Draw all waves; `report` is called at most `reports` times with the pixels drawn since its last call. What has been drawn is
         on the canvas before each report, and when this returns or raises."""
         if self.memory.is_cuda:
             with torch.cuda.device(self.memory.device):

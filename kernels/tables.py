@@ -17,7 +17,7 @@ import numpy as np
 
 from ..errors import require
 from ..lower.packing import interleaved
-from ..lower.tables import FORM_PAIRS, FORM_RELU
+from ..lower.tables import FORM_PAIRS, FORM_RELU, columns_of, rows_of
 from ..lower.window import Packed, WindowProgram, inputs_of, pack, window_programs
 from ..plan import Plan, Stage
 from .tuning import Blocks
@@ -194,14 +194,14 @@ class Layout:
             self.operations, self.parts, self.first_part, self.step_pixels, self.inputs,
             self.ahead.groups, self.ahead.chunks, self.ahead.sources, self.steps.groups, self.steps.chunks, self.steps.sources,
         )  # fmt: skip
-        found, directory, at = [], [], padded(len(DIRECTORY), UNIT)
+        found, directory, at = [], [], padded(len(columns_of(DIRECTORY)), UNIT)
         for table in tables:
             numbers = np.ascontiguousarray(table).view(np.int32).ravel()
             directory.append(at // UNIT)
             found.append(np.pad(numbers, (0, -len(numbers) % UNIT)))
             at += len(found[-1])
         require(at < 1 << 31, "network", "tables of fewer than 2^31 numbers", at)
-        return np.concatenate([np.pad(np.int32(directory), (0, -len(directory) % UNIT)), *found])
+        return np.concatenate([np.pad(np.array(directory, np.int32), (0, -len(directory) % UNIT)), *found])
 
 
 def padded(numbers: int, to: int) -> int:
@@ -215,16 +215,13 @@ def chunk_size(numbers: int) -> int:
     return next(k for k in (64, 32, 16) if padded(numbers, k) <= 1.15 * least)
 
 
-def rows_of(dtype: np.dtype, rows) -> np.ndarray:
-    """Rows of numbers as a table [n] of that type."""
-    return np.array(rows, np.int32).reshape(-1, len(dtype)).view(dtype)[:, 0]
-
-
 class _Weights:
     """Packs weight blocks chunk by chunk; remembers where each went."""
 
     def __init__(self, columns: int):
-        self.columns, self.packed, self.at, self.first = columns, [], 0, {}
+        self.columns, self.at = columns, 0
+        self.packed: list[np.ndarray] = []
+        self.first: dict[int, list[int]] = {}
 
     def add(self, key: int, block: np.ndarray, gated: bool, k: int) -> None:
         """block: [inputs, outputs], outputs in the order of `interleaved`."""
@@ -254,10 +251,12 @@ class _Builder:
         self.columns = min(chunk_size(filters), 32)
         self.pairs, self.raws = _Weights(self.columns), _Weights(self.columns)
         self.pack_weights()
-        self.groups, self.chunks, self.sources = [], [], []
+        self.groups: list[tuple[int, ...]] = []
+        self.chunks: list[tuple[int, ...]] = []
+        self.sources: list = []
 
     def take_groups(self, places: int) -> Groups:
-        """The groups that were added since the last call, of so many places."""
+        """The groups that were added since the last call. places: of each."""
         sources = np.array(self.sources, np.int32).reshape(-1, places)
         found = Groups(rows_of(GROUP, self.groups), rows_of(CHUNK, self.chunks), sources)
         self.groups, self.chunks, self.sources = [], [], []
@@ -370,7 +369,9 @@ class _Builder:
     def steps_of(self, base: np.ndarray) -> tuple[list, list, list]:
         """Adds the groups of the steps; returns rows of `parts`, `step_pixels` and `first_part`."""
         places, m = self.blocks.step_places, self.plan.width
-        parts, step_pixels, first_part = [], [], []
+        parts: list[tuple[int, ...]] = []
+        step_pixels: list[tuple[int, int]] = []
+        first_part: list[int] = []
         for program, first in zip(self.programs, base):
             first_part.append(len(parts))
             row = program.targets[0] // m * m

@@ -37,8 +37,8 @@ class Columns(tl.constexpr):
     """
 
     def __init__(self, rows: np.dtype):
-        names = (*rows.names, "size")
-        super().__init__(namedtuple("Columns", names)(*(rows.fields[name][1] // 4 for name in rows.names), len(rows)))
+        names = (*layout.columns_of(rows), "size")  # each of four bytes
+        super().__init__(namedtuple("Columns", names)(*range(len(names))))
 
     def __getattr__(self, name: str):
         if name.startswith("__") or name == "value":  # not there yet while it is copied

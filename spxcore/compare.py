@@ -1,4 +1,4 @@
-"""Where two drawings of a job part, and why: the account of what engines may differ in."""
+"""The first pixel in which two drawings of a job differ, and the distance of its draw from the nearest bin edge."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from .rng import pixel_words
 
 @dataclass(frozen=True)
 class Difference:
-    """Where two images of the same job part.
+    """Where two images of the same job differ first.
 
     Attributes:
         image, row, column: the pixel, the first in the order of drawing.

@@ -47,7 +47,7 @@ class Job:
     Attributes:
         network: what is evaluated; None: the feed "params" holds the head's parameters already.
         head: the distribution of a pixel.
-        schedule: in which order pixels are drawn.
+        schedule: the order in which pixels are drawn.
         feeds: what fills each of the network's inputs, by name.
         height, width: H, W of the canvas, in pixels.
         images: uint32 [N] image numbers; the third word of every pixel's Philox counter.

@@ -66,7 +66,7 @@ class Taps:
     def convolution(
         cls, kernel: tuple[int, int], left: int, top: int, stride: int = 1, shift: tuple[int, int] = (0, 0)
     ) -> Taps:
-        """Of a convolution padded with zeros.
+        """Taps of a convolution padded with zeros.
 
         Args:
             kernel: (height, width).
@@ -80,7 +80,7 @@ class Taps:
 
     @classmethod
     def transposed(cls, kernel: tuple[int, int], stride: int, crop: int = 0) -> Taps:
-        """Of a transposed convolution, with `crop` columns cut off on the left of its result."""
+        """Taps of a transposed convolution, with `crop` columns cut off on the left of its result."""
         py, px, i, j = np.indices((stride, stride, *kernel)).reshape(4, -1)
         y, x = py - i, px + crop - j
         there = (y % stride == 0) & (x % stride == 0)
@@ -89,18 +89,18 @@ class Taps:
 
     @classmethod
     def point(cls) -> Taps:
-        """Of a 1x1 convolution."""
+        """Taps of a 1x1 convolution."""
         return cls.convolution((1, 1), 0, 0)
 
     @classmethod
     def from_code(cls, side: int) -> Taps:
-        """From a single place to side x side places, each with its own weights."""
+        """Taps from a single place to side x side places, each with its own weights."""
         y, x = np.indices((side, side)).reshape(2, -1)
         return cls(_offsets(y, x, 0, 0, y * side + x), side, 0)
 
     @classmethod
     def to_code(cls, side: int) -> Taps:
-        """From a map of side x side places to a single place."""
+        """Taps from a map of side x side places to a single place."""
         y, x = np.indices((side, side)).reshape(2, -1)
         return cls(_offsets(0, 0, y, x, y * side + x), 1, side)
 
@@ -149,7 +149,7 @@ class Read:
 
 @dataclass(frozen=True)
 class Bias:
-    """A bias that does not stand at every place: of a convolution whose result is moved, or whose input has a channel of ones.
+    """A bias that some places lack: that of a convolution whose result is moved, or whose input has a channel of ones.
 
     Attributes:
         bias: float32 [outputs], at places from `taps.first` on.
@@ -171,7 +171,7 @@ class Stage:
         output: name of the value.
         reads: see `Read`.
         bias: float32 [outputs].
-        biases: those that do not stand everywhere.
+        biases: those that some places lack.
         code: float32 [Z, outputs], multiplied by the code z, or None.
         gate: one of `GATES`.
         residual: name of a value that is added at the end, or None.

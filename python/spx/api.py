@@ -16,8 +16,8 @@ from spxcore.engines import Engine, Report
 from spxcore.heads import Sampling
 
 from .checkpoints import read_checkpoint
-from .models.likelihood import Score, score
-from .models.model import Checkpoint
+from .models.likelihood import Score
+from .models.model import Checkpoint, Savable
 from .request import Request, check_images
 
 if TYPE_CHECKING:
@@ -41,7 +41,7 @@ class Sampler:
         out: uint8 [N, H, W, C] to draw into.
     """
 
-    def __init__(self, model: Checkpoint | nn.Module):
+    def __init__(self, model: Checkpoint | Savable):
         if isinstance(model, Checkpoint):
             self.checkpoint = model
         else:
@@ -85,7 +85,7 @@ class Sampler:
         Raises:
             SpxError: for an argument out of range, or one that this model does not understand.
         """
-        return self._drawn(options, height, width, n=n, seed=seed, label=digit)
+        return self._drawn(options, height, width=width, n=n, seed=seed, label=digit)
 
     def reconstruct(
         self, images: np.ndarray, height: int | None = None, width: int | None = None, seed: int = 0, refine: int = 0, **options
@@ -102,7 +102,7 @@ class Sampler:
             uint8 [N, H, W, C].
         """
         check_images(images, self.head.channels)
-        return self._drawn(options, height, width, seed=seed, source=images, refine=refine)
+        return self._drawn(options, height, width=width, seed=seed, source=images, refine=refine)
 
     def complete(
         self, images: np.ndarray, mask: np.ndarray, n: int | None = None, seed: int = 0, digit: int | None = None, **options
@@ -122,22 +122,25 @@ class Sampler:
         """
         check_images(images, self.head.channels)
         given = Given(images, np.asarray(mask, bool))
-        return self._drawn(options, *images.shape[1:3], n=n, seed=seed, label=digit, given=given)
+        height, width = images.shape[1:3]
+        return self._drawn(options, height, width=width, n=n, seed=seed, label=digit, given=given)
 
     def score(self, images: np.ndarray, seed: int = 0, engine: str | Engine = "auto") -> Score:
-        """Bits per dimension of images under the model; with a code, those of the code included (an upper bound).
+        """Bits per dimension of images under the model. A model with a code adds the code's bits, which makes an upper bound.
 
         Args:
             images: uint8 [N, H, W, C].
             seed: of the codes' noise.
             engine: as of the class.
         """
-        return score(self.checkpoint, images, seed, engine)
+        return self.family.score(self.checkpoint, images, seed, engine)
 
     def encode(self, images: np.ndarray, refine: int = 0) -> np.ndarray:
         """The code of each image, by which `reconstruct` draws: uint8 [N, H, W, C] -> float32 [N, Z]."""
         Request(1, source=images, refine=refine).check(self.family.offers(self.config), self.head.channels)
-        return self.family.codes(self.checkpoint, images, engines.evaluate, refine)
+        codes = self.family.codes(self.checkpoint, images, engines.evaluate, refine)
+        assert codes is not None, "a model that draws images anew has codes"
+        return codes
 
     def drawing(self, request: Request) -> Drawing:
         """What `spxcore.draw` draws for a request."""
@@ -151,10 +154,10 @@ class Sampler:
         """Draw a request's images, uint8 [N, H, W, C]; the other arguments as of the class."""
         return draw(self.drawing(request), engine, out, progress)
 
-    def _drawn(self, options: dict, height: int | None, width: int | None, **what) -> np.ndarray:
+    def _drawn(self, options: dict, height: int | None, **what) -> np.ndarray:
         sampling = Sampling(**{name: options.pop(name) for name in ("temperature", "mode") if name in options})
         height = self.family.size(self.config) if height is None else height
-        return self.draw(Request(height, width, sampling=sampling, **what), **options)
+        return self.draw(Request(height, sampling=sampling, **what), **options)
 
 
 # Its name of old.

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from spxcore.errors import SpxError
 
 from .io.tensors import CONFIG, WEIGHTS
-from .models.model import Checkpoint
+from .models.model import Checkpoint, Savable
 
 if TYPE_CHECKING:
     from torch import nn
@@ -65,7 +65,7 @@ def load_model(name_or_path: str | Path) -> nn.Module:
     return read_checkpoint(name_or_path).module()
 
 
-def save_checkpoint(model: Checkpoint | nn.Module, folder: str | Path) -> None:
+def save_checkpoint(model: Checkpoint | Savable, folder: str | Path) -> None:
     """Write a checkpoint, or a torch model that can make one, each of its two files to a temporary name first. The folder is made.
 
     Raises:

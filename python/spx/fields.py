@@ -1,4 +1,4 @@
-"""Fields of settings and requests that say what they are: the commands make their options of them, and every refusal its sentence."""
+"""Fields of settings and requests with their help, choices and range. Commands make options of them, refusals make sentences."""
 
 from __future__ import annotations
 

@@ -19,20 +19,20 @@ from .fields import ANY, COUNT, Range, setting
 class Request:
     """Images to draw.
 
-    Attributes: the help of each field says what it is. No width: as the height. No n: as many as there are codes, sources or given
+    Attributes: the help of each field says what it is. No width, None: as the height. No n: as many as there are codes, sources or given
     pictures, else 1; one of these serves all. The arrays: code float32 [n, Z]; source uint8 [n or 1, H', W', C].
     """
 
     height: int = setting(
         MISSING, "height and width in pixels (the data's own)", options=("--res",), metavar="N", range=COUNT
     )
-    width: int | None = setting(None, "height and width apart", options=("--size",), metavar="HxW")
-    n: int | None = setting(None, "number of images, or of drawings of each file (1)", metavar="K", range=COUNT)
-    seed: int = setting(0, "the same seed draws the same pixels (0)", metavar="S", range=Range(0, (1 << 64) - 1))
+    width: int = setting(None, "height and width in pixels, such as 56x112", options=("--size",), metavar="HxW")
+    n: int = setting(None, "number of images, or of drawings of each file", metavar="K", range=COUNT)
+    seed: int = setting(0, "the same seed draws the same pixels", metavar="S", range=Range(0, (1 << 64) - 1))
     sampling: Sampling = field(default_factory=Sampling)
     label: int | None = setting(
         None,
-        "class to draw, from 0; without it, any; --digit is its name for MNIST",
+        "class to draw, from 0; --digit is its name for MNIST (any class)",
         options=("--class", "--digit"),
         metavar="D",
     )
@@ -40,7 +40,7 @@ class Request:
     source: np.ndarray | None = setting(
         None, "draw these images anew, from their codes", options=("--reconstruct",), metavar="FILE"
     )
-    refine: int = setting(0, "gradient steps that bring their codes nearer to the files (0)", metavar="K", range=ANY)
+    refine: int = setting(0, "gradient steps that bring the codes nearer to the files", metavar="K", range=ANY)
     given: Given | None = setting(
         None, "keep a part of these images and draw the rest", options=("--complete",), metavar="FILE"
     )
@@ -68,7 +68,7 @@ class Request:
             object.__setattr__(self, "n", max(counts, default=1))
         whole("n", 1, 1 << 32, "at least 1")
         for count in counts:
-            require(count in (1, self.n), "n", f"as many codes or pictures, {self.n}, or one for all", count)
+            require(count in (1, self.n), "n", f"{self.n} codes or pictures, or one for all", count)
 
     def check(self, offers: Set[str], channels: int) -> Request:
         """The same request; its images are looked at.
@@ -78,12 +78,12 @@ class Request:
             channels: C of its images.
 
         Raises:
-            SpxError: for an option that the model does not understand, or images that are none of its.
+            SpxError: for an option that the model does not understand, or images that the model does not draw.
         """
         for name, option in self.OPTIONS.items():
             if name not in offers and (self.refine > 0 if name == "refine" else getattr(self, name) is not None):
                 known = ", ".join(self.OPTIONS[offered] for offered in self.OPTIONS if offered in offers) or "none"
-                raise SpxError(f"{option}: this checkpoint's model does not understand it (of such options: {known})")
+                raise SpxError(f"{option}: this checkpoint's model does not understand it (it understands: {known})")
         if self.source is not None:
             check_images(self.source, channels)
         if self.given is not None:

@@ -1,4 +1,4 @@
-"""What every engine is given and gives back."""
+"""What every engine takes and returns."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ class Engine(Protocol):
         ...
 
     def draw(self, job: Job, canvas: Canvas, report: Report | None = None) -> None:
-        """Draw a checked job on its canvas: its `pixels`, but for the given ones; `finished`; and `params`, where asked for.
+        """Draw a checked job on its canvas: its `pixels`, except the given ones; `finished`; and `params`, where asked for.
 
         What was drawn before a stop is on the canvas.
         """
@@ -53,7 +53,7 @@ class Engine(Protocol):
         """The network's output for inputs that are known: an encoder, a decoder, windows that a likelihood needs.
 
         Args:
-            network: what is evaluated.
+            network: the network to evaluate.
             height, width: of the image or window, in pixels.
             inputs: float32 [N, places, C] of each of the graph's inputs but "z", which is the code.
             code: float32 [N, Z], or None.
@@ -69,7 +69,7 @@ NATIVE_LEVELS = 256
 
 
 def why_no_window(job: Job, levels: int = 1 << 16) -> str | None:
-    """Why an engine that only knows the sliding window, and so many levels, cannot draw a job; None if it can."""
+    """Why an engine for the sliding window, with at most `levels` levels, cannot draw a job; None if it can."""
     if job.network is None or not isinstance(job.schedule, Window):
         return "it draws networks by the sliding window only"
     if not job.tiles.whole:

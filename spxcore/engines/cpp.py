@@ -25,7 +25,7 @@ EMULATED = False
 # The instruction set to use, by a name of `spxcore._native.instruction_sets()`, instead of the fastest one.
 ISA_VARIABLE = "SPX_ISA"
 
-# From so many windows or images on, lanes = windows is faster than one after the other. The bits are the same.
+# From this many windows or images on, one wide run with a lane each is faster than one after the other. The bits are the same.
 _SIDE_BY_SIDE = 4
 
 
@@ -152,8 +152,8 @@ class Cpp:
     ) -> np.ndarray:
         """See `Engine.evaluate`.
 
-        Of a network that draws, bf16 runs row by row, by the programs that draw: so that a likelihood is that of what is drawn. All
-        others are fp32.
+        In bf16, a network that draws runs row by row, by the programs that draw. So a likelihood is that of what is drawn. All other
+        networks run in fp32.
         """
         known = known_inputs(network, height, width, inputs, code)
         given = [known[name] for name in inputs_of(network.graph)]

@@ -120,7 +120,7 @@ class Triton:
         self._compiled: weakref.WeakKeyDictionary[Network, dict[int, OnDevice]] = weakref.WeakKeyDictionary()
 
     def compiled(self, network: Network, side: int) -> OnDevice:
-        """A network's tables on the device, for windows of so many pixels a side; made when they are first asked for.
+        """A network's tables on the device, for windows of `side` pixels a side. Made when they are first asked for.
 
         Raises:
             SpxError: for a network that the kernels cannot run.

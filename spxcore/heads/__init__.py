@@ -1,6 +1,6 @@
 """Heads: the distribution of one moment's pixel, or channel, given the network's numbers for it.
 
-A head is data (`Logistics`, `Softmax`) with its meaning in NumPy: `draw`, and how far a draw is from falling elsewhere. `csrc/heads` and
+A head is data (`Logistics`, `Softmax`) with its meaning in NumPy: `draw`, and a draw's distance from the nearest bin edge. `csrc/heads` and
 `kernels/heads.py` are the twins of the same names; `log_prob` is the likelihood in torch.
 """
 

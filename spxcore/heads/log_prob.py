@@ -35,7 +35,7 @@ def logistics_log_prob(params: Tensor, x: Tensor, levels: int = 256) -> Tensor:
 
     Args:
         params: [B, P, H, W] network output, P = 3K (C = 1) or 10K (C = 3).
-        x: [B, C, H, W] pixels in [-1, 1] on the grid of so many levels.
+        x: [B, C, H, W] pixels in [-1, 1], on the grid of `levels` levels.
 
     Returns:
         [B, H, W].

@@ -77,7 +77,7 @@ class Logistics:
         return out
 
     def edge_distance(self, params: np.ndarray, words: np.ndarray, sampling: Sampling) -> float:
-        """How far one pixel's draw lies from the nearest place where it would fall elsewhere. params [1, P], words [1, 4].
+        """Distance of one pixel's draw from the nearest bin edge. params [1, P], words [1, 4].
 
         In shares of the components' weight for the choice of the component; in levels, or in scales of the logistic if those are
         wider, for the draw from it; the smaller of the two. Rounding of the parameters is of the order of 1e-5 of these.

@@ -19,11 +19,11 @@ class Sampling:
             probable level of a softmax.
     """
 
-    temperature: float = field(default=1.0, metadata={"help": "factor on the pixels' spread (1)", "metavar": "T"})
+    temperature: float = field(default=1.0, metadata={"help": "factor on the pixels' spread", "metavar": "T"})
     mode: bool = field(
         default=False,
         metadata={
-            "help": "MAP sampling: the drawn component's mean, without noise",
+            "help": "no noise (MAP sampling): the mean of the drawn component",
             "options": ("--mode", "--map"),
         },
     )
@@ -53,7 +53,7 @@ def quantile(logits: np.ndarray, u: np.ndarray) -> np.ndarray:
 
 
 def quantile_distance(logits: np.ndarray, u: np.ndarray) -> float:
-    """How far u lies from the nearest place where `quantile` gives another index, in shares of the whole weight. logits [1, K], u [1]."""
+    """Distance of u from the nearest edge between two indices of `quantile`, as a share of the whole weight. logits [1, K], u [1]."""
     weights = np.exp(logits[0] - logits[0].max())
     cumulative = np.cumsum(weights, dtype=np.float32)
     edges = cumulative[:-1] / cumulative[-1]

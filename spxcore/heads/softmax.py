@@ -52,8 +52,8 @@ class Softmax:
         return level[:, None].astype(np.uint8 if self.levels <= 256 else np.uint16)
 
     def edge_distance(self, params: np.ndarray, words: np.ndarray, sampling: Sampling) -> float:
-        """How far one pixel's draw lies from the nearest place where it would fall elsewhere, in shares of the whole weight; for the
-        mode the difference of the two largest logits. params [1, K], words [1, 4]."""
+        """Distance of one pixel's draw from the nearest bin edge, as a share of the whole weight; for the mode the difference of the
+        two largest logits. params [1, K], words [1, 4]."""
         if sampling.mode:
             second, first = np.sort(params[0])[-2:]
             return float(first - second)

@@ -1,7 +1,7 @@
-"""A program's memory: an arena of rows, of which buffers share what their lives allow.
+"""A program's memory: an arena of rows. Buffers share rows when their lives do not overlap.
 
-A row holds one number of each window that runs side by side. A value's places computed ahead, and those computed in steps, are buffers
-of their own; so is a value read as it is, and its activation.
+A row holds one number of each window that runs side by side. A value has up to four buffers: its
+places computed ahead and those computed in steps, each as it is and activated.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ class Arena:
         steps: for each value and place: -1 if it is computed ahead, else the step that computes it; -2 if nobody needs it.
         targets: places of the output.
         activations: for each value that is read activated, the form that is kept (`FORM_PAIRS`, `FORM_RELU`).
-        align: every place starts at a multiple of so many rows.
+        align: every place starts at a multiple of this many rows.
         pairs_in_one: a pair that is computed ahead takes one row (as two bf16) instead of two.
 
     Attributes:
@@ -72,7 +72,7 @@ class Arena:
         return self.plan.values[value].channels * (2 if pairs else 1)
 
     def aligned(self, numbers: int) -> int:
-        """Rows that so many numbers of a place take."""
+        """Rows that a place of this many numbers takes."""
         return -(-numbers // self.align) * self.align
 
     def _width(self, value: str, activated: bool, of_steps: bool) -> int:

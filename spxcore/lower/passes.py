@@ -7,9 +7,9 @@ The arena of a window is words of 32 bits. A number that is read as it is, or th
 one in bf16, the pair (elu(x), elu(-x)), and two in fp32 and tf32. A place starts at a multiple of 4 words, so that the
 places of a row of 25 filters lie in different banks of shared memory.
 
-Inputs come in chunks of up to 16 words of one place; weights are packed as the lanes of a warp read them, a chunk by 8 outputs (a
+Inputs come in chunks of up to 16 words of one place; weights are packed as the threads of a warp read them, a chunk by 8 outputs (a
 tile) at a time, those of a product one after the other. So nothing that a warp loads depends on another load, and it can load
-ahead. A gate's halves stand side by side, (a_0, b_0, a_1, b_1 ...), in weights, biases, codes and partial sums: one lane has both.
+ahead. A gate's halves stand side by side, (a_0, b_0, a_1, b_1 ...), in weights, biases, codes and partial sums: one thread has both.
 """
 
 from __future__ import annotations

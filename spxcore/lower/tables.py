@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 
 def _int32(*names: str) -> np.dtype:
@@ -48,15 +49,20 @@ TOLD = _int32("input", "place", "row")
 INPUT = _int32("height", "width", "channels")  # places along the axes of one of a network's inputs, numbers at a place
 BLOCK = _int32("first", "inputs", "outputs")  # weights [inputs][outputs] that begin at Packed.weights[first]
 
-# Of the cuda engine, see `spxcore.lower.passes`.
+# Tables of the cuda engine: see `spxcore.lower.passes`.
 PROGRAM = _int32("part", "steps", "pixel", "pixel_current", "pixel_end", "told", "told_end", "params", "targets")
 PRODUCT = _int32("place", "places", "weights", "chunks", "kinds", "sources", "columns", "gate", "sync")
 PLACE = _int32("bias", "code", "partial_in", "partial_out", "residual", "raw", "activated", "form")
 
 
-def rows_of(dtype: np.dtype, numbers: np.ndarray) -> np.ndarray:
+def columns_of(dtype: np.dtype) -> tuple[str, ...]:
+    """The names of a table's columns."""
+    return dtype.names or ()
+
+
+def rows_of(dtype: np.dtype, numbers: ArrayLike) -> np.ndarray:
     """Numbers [n, columns] as a table [n] of that type."""
-    return np.ascontiguousarray(numbers, np.int32).reshape(-1, len(dtype.names or ())).view(dtype)[:, 0]
+    return np.ascontiguousarray(numbers, np.int32).reshape(-1, len(columns_of(dtype))).view(dtype)[:, 0]
 
 
 def joined(dtype: np.dtype, tables: Sequence[np.ndarray]) -> np.ndarray:

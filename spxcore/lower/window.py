@@ -1,4 +1,4 @@
-"""From a plan to flat programs that an engine runs without thinking: every index resolved, every buffer placed.
+"""From a plan to programs: flat lists of operations with every index resolved and every buffer placed.
 
 A program serves one kind of window. Its *ahead* part needs pixels of the rows above only, so it can run for many windows of a
 row at once, as soon as the row above is far enough. It leaves behind partial sums: what places of the current row start from.
@@ -214,7 +214,7 @@ class _Lowering:
             chosen = (tap_step >= 0) & (row_step[stage.taps[:, ROW]] == step)
             require(bool((tap_step[chosen] <= step).all()), stage.name, "taps on earlier steps", "a later one")
         # Places with the same weights stand together: kernels take several at a time. (Sums tell them apart well enough.)
-        # Of a place, taps of pairs come first.
+        # A place's taps of pairs come first.
         taps, tap_row = taps[chosen], stage.taps[chosen, ROW]
         same = np.bincount(tap_row, weights=taps["weights"] + 1.0, minlength=len(stage.places))
         rows = rows[np.argsort(same[rows], kind="stable")]

@@ -1,4 +1,4 @@
-"""What a plan has to be, so that engines need not look again."""
+"""Checks a plan once, so that engines need not."""
 
 from __future__ import annotations
 

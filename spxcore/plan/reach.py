@@ -1,4 +1,4 @@
-"""What depends on what: places of a plan on pixels of a window, and places of a graph on pixels of an image of any size."""
+"""Dependencies: of a plan's places on the pixels of a window, and of a graph's places on the pixels of an image of any size."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def macs_by_tier(plan: Plan, target: int) -> list[int]:
     return [int(count) for count in result]
 
 
-# Of one place: row of the image -> rightmost column of it that the place depends on, both relative to the place's own period.
+# What one place depends on: row of the image -> rightmost column in it, both relative to the place's own period.
 Rows = dict[int, int]
 
 

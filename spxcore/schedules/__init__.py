@@ -1,4 +1,4 @@
-"""Schedules: in which order pixels are drawn, and from which evaluations of the network. One file each."""
+"""Schedules: the order in which pixels are drawn, and the evaluations that they come from. One file each."""
 
 from __future__ import annotations
 

@@ -10,7 +10,7 @@ The words, of `net`:
                       drawn: filled by the pixels drawn so far.
     code(channels)    the code z [B, channels, 1, 1]; None for 0 channels.
     told(name, parts, channels, places=None, code=None)
-                      what layers are told of their place and of the code: one 1x1 convolution, cut into so many parts.
+                      what layers are told of their place and of the code: one 1x1 convolution, cut into `parts` parts.
     conv(name, x, outputs, kernel=None, **options)
                       a weight-normalised convolution. Options, read by the module alone: init_scale, exact.
     elu, relu, concat_elu, dropout

@@ -27,16 +27,20 @@ def parser() -> argparse.ArgumentParser:
     options.add_data(p)
     options.add_lenet(p)
     p.add_argument(
-        "--res", type=int, nargs="*", metavar="N", help="sizes that are judged (the data's own, and twice that)"
+        "--res",
+        type=int,
+        nargs="*",
+        metavar="N",
+        help="sizes at which images are judged (the data's own, and twice that)",
     )
     options.add_amounts(p)
     p.add_argument(
         "--refine", type=int, default=10, metavar="K",
-        help="gradient steps on the code of each image whose likelihood is computed; 0: the encoder's codes, as the paper's (10)",
+        help="gradient steps on the code of each image whose likelihood is computed; 0: the encoder's codes, as in the paper (10)",
     )  # fmt: skip
     p.add_argument("--no-nearest", action="store_true", help="leave out the distances to the training images")
     p.add_argument("--temperature", type=float, default=1.0, metavar="T", help="factor on the pixels' spread (1)")
-    p.add_argument("--seed", type=int, default=0, metavar="S", help="of samples and codes (0)")
+    p.add_argument("--seed", type=int, default=0, metavar="S", help="seed of samples and codes (0)")
     options.add_engine(p)
     p.add_argument("--out", type=Path, metavar="FOLDER", help="folder for report.json, report.md and the figures")
     p.add_argument(

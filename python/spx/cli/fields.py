@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import argparse
-from dataclasses import Field, fields
+from dataclasses import MISSING, Field, fields
+from typing import Any
 
 from spxcore.errors import require
 
@@ -13,25 +14,49 @@ def field_of(owner: type, name: str) -> Field:
     return next(f for f in fields(owner) if f.name == name)
 
 
-def add_option(group: argparse._ActionsContainer, owner: type, name: str, **more) -> None:
-    """An option of a field: see `spx.fields.setting`.
+def option_names(f: Field) -> tuple[str, ...]:
+    """What a user writes for a field."""
+    return f.metadata.get("options", ("--" + f.name.replace("_", "-"),))
+
+
+def add_option(group: argparse._ActionsContainer, owner: type, name: str, default: object = None, **more) -> None:
+    """An option of a field: see `spx.fields.setting`. The help ends with the value of an option that is not given.
 
     Args:
         group: what the option is added to.
         owner: a dataclass.
         name: of its field; the parsed arguments have the value by that name.
-        more: arguments of `add_argument` that a field cannot say, such as `type` or `nargs`.
+        default: the value of an option that is not given. False: a switch. `argparse.SUPPRESS`: none, the field's own holds, and
+            a yes or no has two options.
+        more: arguments of `add_argument` that a field cannot say, such as `nargs`; they go before the field's.
     """
     f = field_of(owner, name)
-    names = f.metadata.get("options", ("--" + name.replace("_", "-"),))
-    more = {"dest": name, "help": f.metadata["help"].replace("%", "%%"), **more}
-    if more.get("action") != "store_true":
-        more = {"metavar": f.metadata.get("metavar"), "choices": f.metadata.get("choices"), **more}
-    group.add_argument(*names, **more)
+    made: dict[str, Any] = {"dest": name, "default": default, "help": f.metadata["help"].replace("%", "%%")}
+    shown = f.default if default is argparse.SUPPRESS else default
+    if shown is not False or default is argparse.SUPPRESS:
+        made["help"] += _brackets(shown)
+    if isinstance(f.default, bool):
+        made["action"] = "store_true" if default is False else argparse.BooleanOptionalAction
+    else:
+        made["metavar"] = f.metadata.get("metavar") or "|".join(f.metadata.get("choices", ())) or name.upper()
+        if isinstance(f.default, tuple):
+            made |= {"type": type(f.default[0]), "nargs": len(f.default)}
+        else:
+            made["type"] = str if f.default in (MISSING, None) else type(f.default)
+    group.add_argument(*option_names(f), **{**made, **more})
+
+
+def _brackets(value: object) -> str:
+    """A value as the end of an option's help: " (0.5)"; nothing for none."""
+    if value is MISSING or value is None or value == "":
+        return ""
+    if isinstance(value, tuple):
+        return f" ({' '.join(map(str, value))})"
+    return f" ({value:.6g})" if isinstance(value, float) else f" ({value})"
 
 
 def check_option(owner: type, name: str, value: float | None) -> None:
     """Raise an `SpxError` unless a number is in its field's range; None is no value, and right."""
     f = field_of(owner, name)
-    option = f.metadata.get("options", ("--" + name.replace("_", "-"),))[-1].removeprefix("--")
+    option = option_names(f)[-1].removeprefix("--")
     require(value is None or f.metadata["range"].holds(value), option, str(f.metadata["range"]), value)

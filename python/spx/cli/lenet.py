@@ -19,7 +19,7 @@ def parser() -> argparse.ArgumentParser:
         "--out", type=Path, required=True, metavar="FOLDER", help="folder to write config.json and weights to"
     )
     p.add_argument("--epochs", type=int, default=15, help="passes over the training set (15)")
-    p.add_argument("--seed", type=int, default=0, help="of weights, order and shifts (0)")
+    p.add_argument("--seed", type=int, default=0, help="seed of weights, data order and shifts (0)")
     options.add_threads(p)
     p.add_argument("--version", action="version", version=f"%(prog)s {__version__}")
     return p
@@ -34,9 +34,9 @@ def train(arguments: argparse.Namespace) -> int:
 
     if arguments.threads:
         torch.set_num_threads(arguments.threads)
-    sets = [options.load_data(arguments, split) for split in ("train", "test")]
+    train_set, test_set = (options.load_data(arguments, split) for split in ("train", "test"))
     model, accuracy = train_lenet(
-        *sets, arguments.epochs, arguments.seed,
+        train_set, test_set, arguments.epochs, arguments.seed,
         progress=lambda epoch, accuracy: print(f"epoch {epoch + 1}: {100 * accuracy:.2f} % of the test set", file=sys.stderr),
     )  # fmt: skip
     about = {"data": arguments.data, "epochs": arguments.epochs, "seed": arguments.seed, "test_accuracy": accuracy}

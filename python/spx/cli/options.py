@@ -5,31 +5,13 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Iterable
-from dataclasses import MISSING, Field, fields
+from dataclasses import fields
 
 from spxcore.engines import CHOICES, PRECISIONS
 from spxcore.errors import require
 
 from ..data.settings import DataSettings
-
-
-def add_setting(p: argparse._ActionsContainer, f: Field, value=argparse.SUPPRESS) -> None:
-    """An option of a field of settings, from its metadata: see `models.settings.setting`; value: where it is not given."""
-    help, default = f.metadata["help"].replace("%", "%%"), f.default
-    if default is not MISSING and default != "":
-        shown = " ".join(map(str, default)) if isinstance(default, tuple) else default
-        help += f" ({shown:.6g})" if isinstance(default, float) else f" ({shown})"
-    common = {"dest": f.name, "default": value, "help": help}
-    option = "--" + f.name.replace("_", "-")
-    if isinstance(default, bool):
-        p.add_argument(option, action=argparse.BooleanOptionalAction, **common)
-    elif isinstance(default, tuple):
-        metavar = f.metadata.get("metavar")
-        p.add_argument(option, type=type(default[0]), nargs=len(default), metavar=metavar, **common)
-    else:
-        kind = str if default is MISSING else type(default)
-        metavar = f.metadata.get("metavar") or "|".join(f.metadata.get("choices", ())) or f.name.upper()
-        p.add_argument(option, type=kind, metavar=metavar, **common)
+from .fields import add_option
 
 
 def add_checkpoint(p: argparse._ActionsContainer) -> None:
@@ -44,7 +26,7 @@ def add_data(p: argparse._ActionsContainer, reading: bool = True) -> None:
     own = ("data", "data_dir")
     for f in sorted(fields(DataSettings), key=lambda f: f.name not in own):
         if reading or f.name in own:
-            add_setting(p, f, f.default)
+            add_option(p, DataSettings, f.name, f.default)
 
 
 def load_data(arguments: argparse.Namespace, split: str):
@@ -68,7 +50,7 @@ def add_threads(p: argparse._ActionsContainer) -> None:
 
 
 def add_engine(p: argparse._ActionsContainer, precision: bool = True) -> None:
-    """--engine, --threads and, where it is the drawing's, --precision"""
+    """--engine, --threads and, if `precision`, that of the drawing."""
     p.add_argument("--engine", choices=CHOICES, default="auto", help="auto: the fastest that can run here")
     if precision:
         text = "arithmetic of the drawing (fp32); tf32: triton and cuda"
@@ -78,25 +60,27 @@ def add_engine(p: argparse._ActionsContainer, precision: bool = True) -> None:
 
 def add_amounts(p: argparse._ActionsContainer) -> None:
     """How much is measured: the fields of `spx.evaluation.evaluate.Amounts` but the sizes that are judged."""
-    p.add_argument("--samples", type=int, default=1000, metavar="K", help="samples at each size; 0 none (1000)")
+    p.add_argument("--samples", type=int, default=1000, metavar="K", help="samples at each size; 0: none (1000)")
     p.add_argument(
-        "--reconstructions", type=int, default=1000, metavar="K", help="reconstructions at each size; 0 none (1000)"
+        "--reconstructions", type=int, default=1000, metavar="K", help="reconstructions at each size; 0: none (1000)"
     )
     p.add_argument("--pairs-of", type=int, default=500, metavar="K", help="samples whose pairs MS-SSIM compares (500)")
+    p.add_argument("--subset", type=int, metavar="K", help="test images whose likelihood is computed; 0: none (all)")
     p.add_argument(
-        "--subset", type=int, metavar="K", help="test images of the likelihood, spread evenly; 0 leaves it out (all)"
-    )
-    p.add_argument(
-        "--contours", type=int, nargs="*", metavar="N", help="sizes of reconstructions only (four times the data's own)"
+        "--contours",
+        type=int,
+        nargs="*",
+        metavar="N",
+        help="sizes at which only reconstructions are judged (four times the data's own)",
     )
     p.add_argument(
         "--large-pixels", type=int, default=1_000_000, metavar="P",
-        help="pixels drawn of each kind at sizes above 56: as many images as they make, at least one (1000000)",
+        help="pixels of each kind that are drawn at a size above 56; at least one image (1000000)",
     )  # fmt: skip
 
 
 def check_counts(arguments: argparse.Namespace, from_0: Iterable[str] = (), from_1: Iterable[str] = ()) -> None:
-    """Raise an `SpxError` unless the options of these names are whole numbers from 0, or from 1, on; those not given are right.
+    """Raise an `SpxError` unless the options of these names are at least 0, or at least 1. Those not given pass.
 
     Args:
         from_0, from_1: names, beside those of the options above.

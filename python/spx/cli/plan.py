@@ -1,4 +1,4 @@
-"""spx-plan: what drawing with a checkpoint costs: its stages, multiply-adds by what they depend on, and memory."""
+"""spx-plan: the cost of drawing with a checkpoint: stages, multiply-adds by what they depend on, and memory."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ def parser() -> argparse.ArgumentParser:
     """The command's arguments."""
     p = argparse.ArgumentParser(
         prog="spx-plan",
-        description="Compile a checkpoint's network and print its stages, its multiply-adds by tier, and its memory.",
+        description="Compile a checkpoint's network and print its stages, its multiply-adds by what they depend on, and its memory.",
     )
     p.add_argument("checkpoint", nargs="?", default="mnist-8x8", help="shipped name, folder, or hub name (mnist-8x8)")
     p.add_argument("--json", action="store_true", help="print the figures as one JSON object")

@@ -16,26 +16,28 @@ def parser() -> argparse.ArgumentParser:
     """The command's arguments."""
     p = argparse.ArgumentParser(
         prog="spx-reproduce",
-        description="Train and evaluate the rows of the paper's tables 1 to 3 with the paper's conditioning, the same with ours, and "
-        "the ablations, each at the same budget. Stop it whenever you like: the same command goes on.",
+        description="Train and evaluate rows at one budget: those of the paper's tables 1 to 3, the same with our conditioning, and "
+        "the ablations. Stop it at any time: the same command goes on.",
         epilog="examples: spx-reproduce --list; spx-reproduce --data-dir DIR --out OUT --budget 2000; "
         "spx-reproduce --data-dir DIR --out OUT --budget 10m --rows 'paper-8-*' ours-8 'ablation-*'",
     )
     p.add_argument("--list", action="store_true", help="list the rows and end")
     p.add_argument("--rows", nargs="+", metavar="ROW", help="names or shell patterns of the rows to run (all)")
     p.add_argument("--out", type=Path, metavar="OUT", help="folder of the runs, results.json and results.md")
-    p.add_argument("--budget", default="2000", help="of each row: steps such as 2000, or minutes such as 10m (2000)")
     p.add_argument(
-        "--vae", default="", metavar="NAME", help="checkpoint whose VAE the rows with a frozen one share (train it)"
+        "--budget", default="2000", help="budget of a row: steps such as 2000, or minutes such as 10m (2000)"
     )
-    p.add_argument("--vae-steps", type=int, default=6000, metavar="K", help="of the shared frozen VAE (6000)")
+    p.add_argument("--vae", default="", metavar="NAME", help="checkpoint whose frozen VAE the rows share (train one)")
+    p.add_argument(
+        "--vae-steps", type=int, default=6000, metavar="K", help="optimiser steps of the shared frozen VAE (6000)"
+    )
     options.add_data(p, reading=False)
     options.add_lenet(p)
-    p.add_argument("--precision", choices=("fp32", "bf16"), default="fp32", help="of training (fp32)")
-    p.add_argument("--compile", action="store_true", help="torch.compile the networks in training")
+    p.add_argument("--precision", choices=("fp32", "bf16"), default="fp32", help="arithmetic of training (fp32)")
+    p.add_argument("--compile", action="store_true", help="compile the networks with torch.compile in training")
     options.add_amounts(p)
-    p.add_argument("--seed", type=int, default=0, metavar="S", help="of training, samples and codes (0)")
-    p.add_argument("--device", metavar="DEVICE", help="of training: cpu, cuda ... (cuda if there is one)")
+    p.add_argument("--seed", type=int, default=0, metavar="S", help="seed of training, samples and codes (0)")
+    p.add_argument("--device", metavar="DEVICE", help="device of training: cpu, cuda ... (cuda if there is one)")
     options.add_engine(p, precision=False)
     p.add_argument("--version", action="version", version=f"%(prog)s {__version__}")
     return p

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -77,18 +78,19 @@ def request(arguments: argparse.Namespace, model: Sampler) -> Request:
 
     n, files = arguments.n, arguments.source or arguments.given or []
     height, width = arguments.width or (arguments.height or model.family.size(model.config),) * 2
-    how = {"seed": arguments.seed, "sampling": Sampling(arguments.temperature, arguments.mode)}
+    asked = partial(Request, seed=arguments.seed, sampling=Sampling(arguments.temperature, arguments.mode))
     if not arguments.given:
         model.schedule.check_size(height, width)
     images = [read_image(file, model.head.channels, arguments.alpha or "refuse") for file in files]
     if arguments.given:
         shape = images[0].shape
+        height, width = shape[:2]
         for file, image in zip(files, images):
             require(image.shape == shape, str(file), f"the size of the first file, {shape[:2]}", image.shape[:2])
-        kept = Given(np.repeat(images, n, axis=0), mask(arguments.where or ("top", 0.5), *shape[:2]))
-        return Request(*shape[:2], n=n * len(files), label=arguments.label, given=kept, **how)
+        kept = Given(np.repeat(images, n, axis=0), mask(arguments.where or ("top", 0.5), height, width))
+        return asked(height, width, n=n * len(files), label=arguments.label, given=kept)
     if arguments.source:
         images = [255 - image if arguments.invert else image for image in images]
         codes = np.concatenate([model.encode(image[None], arguments.refine) for image in images])
-        return Request(height, width, n=n * len(files), code=np.repeat(codes, n, axis=0), **how)
-    return Request(height, width, n=n, label=arguments.label, **how)
+        return asked(height, width, n=n * len(files), code=np.repeat(codes, n, axis=0))
+    return asked(height, width, n=n, label=arguments.label)

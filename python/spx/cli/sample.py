@@ -16,7 +16,7 @@ from spxcore import __version__
 from spxcore.errors import SpxError, require
 from spxcore.heads import Sampling
 
-from ..data.settings import Reading
+from ..data.settings import ALPHAS, Reading
 from ..fields import POSITIVE
 from ..request import Request
 from . import options, run
@@ -31,7 +31,7 @@ def parser() -> argparse.ArgumentParser:
     """The command's arguments: the fields of a request, and how to draw it."""
     p = argparse.ArgumentParser(
         prog="spx-sample",
-        description="Draw images of any size from a trained model, pixel by pixel and exactly.",
+        description="Draw images from a trained model, pixel by pixel and exactly.",
         epilog="examples: spx-sample --res 224 --digit 3 --seed 1 --out three.png; spx-sample --reconstruct my.png --res 560; "
         "spx-sample --complete my.png --given top:0.5 --n 4",
     )
@@ -39,32 +39,32 @@ def parser() -> argparse.ArgumentParser:
     dimensions = what.add_mutually_exclusive_group()
     add_option(dimensions, Request, "height", type=int)
     add_option(dimensions, Request, "width", type=size)
-    add_option(what, Request, "n", type=int, default=1)
-    add_option(what, Request, "seed", type=int, default=0)
+    add_option(what, Request, "n", 1, type=int)
+    add_option(what, Request, "seed", 0)
     add_option(what, Request, "label", type=int)
     files = what.add_mutually_exclusive_group()
     add_option(files, Request, "source", nargs="+")
     add_option(files, Request, "given", nargs="+")
     what.add_argument(
         "--given", type=given, dest="where", metavar="WHERE",
-        help="the part that is kept: top:0.5, bottom:, left: or right: and a share, or a mask file, light where it is kept (top:0.5)",
+        help="the part that is kept: top:, bottom:, left: or right: and a share, or a mask file that is light there (top:0.5)",
     )  # fmt: skip
     what.add_argument(
         "--invert", action="store_true", help="the files are dark on light (the model knows light on dark)"
     )
-    add_option(what, Reading, "alpha")
-    add_option(what, Request, "refine", type=int, default=0)
-    add_option(what, Sampling, "temperature", type=float, default=1.0)
-    add_option(what, Sampling, "mode", action="store_true")
+    add_option(what, Reading, "alpha", choices=ALPHAS, metavar=None)
+    add_option(what, Request, "refine", 0)
+    add_option(what, Sampling, "temperature", 1.0)
+    add_option(what, Sampling, "mode", False)
     how = p.add_argument_group("how to draw")
     options.add_checkpoint(how)
     options.add_engine(how)
-    how.add_argument("--fast", action="store_true", help="insist on the fastest engine (what auto does)")
+    how.add_argument("--fast", action="store_true", help="the fastest engine that can run here, as --engine auto")
     how.add_argument("--device", metavar="DEVICE", help="cpu, cuda, cuda:1 ... (the engine's own choice)")
     result = p.add_argument_group("result")
     result.add_argument(
         "--out", type=Path, default=Path("sample.png"), metavar="PATH",
-        help=".png (several images make a grid) or .npy (uint8 [n, H, W, C]); with {} in the name one file an image (sample.png)",
+        help=".png (several images make a grid) or .npy (uint8 [n, H, W, C]); {} in the name: one file an image (sample.png)",
     )  # fmt: skip
     result.add_argument("--json", action="store_true", help="print one line of JSON on standard output")
     p.add_argument("--version", action="version", version=f"%(prog)s {__version__}")

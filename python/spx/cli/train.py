@@ -17,6 +17,7 @@ from ..models.model import FIRST_FAMILY
 from ..models.settings import Settings
 from ..training.settings import resumed, saved_fields
 from . import options, run
+from .fields import add_option
 
 
 def settings_fields(family: type[Settings]) -> list[Field]:
@@ -46,9 +47,10 @@ def parser(family: str = FIRST_FAMILY) -> argparse.ArgumentParser:
         default=argparse.SUPPRESS,
         help=f"family of the model: {', '.join(registry.names())} ({FIRST_FAMILY})",
     )
-    for f in settings_fields(registry.family(family).Settings):
+    own = registry.family(family).Settings
+    for f in settings_fields(own):
         if f.name != "model":
-            options.add_setting(settings, f)
+            add_option(settings, own, f.name, argparse.SUPPRESS)
     return p
 
 

@@ -6,7 +6,7 @@ import math
 import zipfile
 import zlib
 from pathlib import Path
-from typing import BinaryIO
+from typing import IO
 
 import numpy as np
 
@@ -18,7 +18,7 @@ TEST_SHARE, TEST_SEED = 0.1, 0  # of a data set that comes without a test set
 _LONGEST_NAMES = 1 << 16
 
 
-def read_npy(file: BinaryIO, name: str, packed: int | None = None) -> np.ndarray:
+def read_npy(file: IO[bytes], name: str, packed: int | None = None) -> np.ndarray:
     """One array of numbers, its size compared with the limits before it is read.
 
     Args:
@@ -45,7 +45,7 @@ def read_npy(file: BinaryIO, name: str, packed: int | None = None) -> np.ndarray
     return np.frombuffer(raw, dtype).reshape(shape, order="F" if by_columns else "C")
 
 
-def _at_most(file: BinaryIO, size: int) -> bytes:
+def _at_most(file: IO[bytes], size: int) -> bytes:
     pieces = []
     while size > 0 and (piece := file.read(min(size, 1 << 24))):
         pieces.append(piece)
@@ -107,13 +107,13 @@ def load_arrays(folder: Path, part: str) -> Images:
         SpxError: for a missing or wrong file.
     """
     if folder.is_dir():
-        pair = [_find(folder, stem) for stem in ("train", "test")]
-        if all(pair):
-            return _images(pair[part == "test"])
-        one = pair[0] or _find(folder, "images")
-        require(
-            one is not None, str(folder), "train.npz and test.npz, or images.npz (or .npy)", "none", "check --data-dir"
-        )
+        train, test = (_find(folder, stem) for stem in ("train", "test"))
+        if train and test:
+            return _images(test if part == "test" else train)
+        one = train or _find(folder, "images")
+        if one is None:
+            wanted = "train.npz and test.npz, or images.npz (or .npy)"
+            raise SpxError(f"{folder}: expected {wanted}, got none (check --data-dir)")
     else:
         one = folder
         good = one.is_file() and one.suffix.lower() in (".npz", ".npy")

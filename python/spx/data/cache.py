@@ -1,4 +1,4 @@
-"""A cache of what took long to read: one .npz file for a folder and a way of reading it, made anew when a file changes."""
+"""A cache of what took long to read: one .npz file for a folder and a way of reading it, made again when a file changes."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import json
 import os
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -29,7 +30,7 @@ def cache_folder() -> Path:
 def cached(place: object, files: object, make: Callable[[], Arrays]) -> Arrays:
     """The arrays that make() returns, from the cache if they are there.
 
-    A cache that cannot be read, is damaged, or is of other files is made anew; one that cannot be written is done without.
+    A cache that cannot be read, is damaged, or is of other files is made again. One that cannot be written is left out.
 
     Args:
         place: what decides the file's name, of JSON's types: the folder and how it is read.
@@ -43,10 +44,11 @@ def cached(place: object, files: object, make: Callable[[], Arrays]) -> Arrays:
         if str(found.pop("key", "")) == key:
             return found
     found = make()
+    members: dict[str, Any] = {"key": np.array(key), **found}  # any: NumPy has names of its own among the keywords
 
     def write(temporary: Path) -> None:
         with open(temporary, "wb") as file:
-            np.savez(file, key=np.array(key), **found)
+            np.savez(file, **members)
 
     with contextlib.suppress(OSError):
         path.parent.mkdir(parents=True, exist_ok=True)

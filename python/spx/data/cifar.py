@@ -6,6 +6,7 @@ import io
 import pickle
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -77,7 +78,8 @@ def read_python(raw: bytes, name: str) -> tuple[np.ndarray, np.ndarray]:
         raise SpxError(f"{name}: cannot be read ({type(error).__name__}: {error}); fetch it again") from error
     require(isinstance(batch, dict), name, "a dictionary", type(batch).__name__, "not a batch of CIFAR-10")
     batch = {k.decode("latin1") if isinstance(k, bytes) else k: v for k, v in batch.items()}
-    data, labels = getattr(batch.get("data"), "array", None), batch.get("labels")
+    data: Any = getattr(batch.get("data"), "array", None)
+    labels: Any = batch.get("labels")
     labels = getattr(labels, "array", labels)
     good = data is not None and data.dtype == np.uint8 and data.ndim == 2 and data.shape[1] == _RECORD and len(data) > 0
     got = "none" if data is None else f"{data.dtype} {data.shape}"

@@ -87,7 +87,7 @@ def read_folder(files: Listing, reading: Reading, progress: bool = False) -> Ima
     """The pictures of a listing as images of one size, from the cache if they are there."""
     stats = [os.stat(files.root / name) for name in files.names]
     state = [[name, stat.st_size, stat.st_mtime_ns] for name, stat in zip(files.names, stats)]
-    place = [os.fsdecode(files.root.resolve()), asdict(Reading.of(reading))]
+    place = [os.fsdecode(files.root.resolve()), asdict(Reading.part_of(reading))]
     arrays = cached(place, [state, files.labels, files.classes], lambda: _read(files, reading, progress))
     skipped = arrays["skipped"].tolist()
     if skipped:
@@ -98,7 +98,9 @@ def read_folder(files: Listing, reading: Reading, progress: bool = False) -> Ima
 def _read(files: Listing, reading: Reading, progress: bool) -> Arrays:
     from tqdm import tqdm
 
-    images, good, bad = None, [], {}
+    images: np.ndarray | None = None
+    good: list[int] = []
+    bad: dict[str, str] = {}
     names = tqdm(files.names, desc="reading", unit="file", disable=None if progress else True)  # None: no bar in a pipe
     for i, name in enumerate(names):
         try:
@@ -124,7 +126,8 @@ def _read(files: Listing, reading: Reading, progress: bool) -> Arrays:
         raise SpxError(
             f"{len(bad)} of {len(files.names)} files are bad: {_some(bad.values(), '; ')} (--bad skip leaves them out)"
         )
-    require(images is not None, str(files.root), "at least one good picture", f"none: {_some(bad.values(), '; ')}")
+    if images is None:
+        raise SpxError(f"{files.root}: expected at least one good picture, got none: {_some(bad.values(), '; ')}")
     images = images[: len(good)]
     if (
         reading.colour == "auto"

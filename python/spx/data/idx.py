@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import gzip
+import io
 import math
 import zlib
 from pathlib import Path
-from typing import BinaryIO
 
 import numpy as np
 
@@ -45,7 +45,7 @@ def read_idx(path: Path) -> np.ndarray:
         raise SpxError(f"{path}: cannot be read ({error}); fetch the file again") from error
 
 
-def _read(file: BinaryIO, path: Path, packed: int | None) -> np.ndarray:
+def _read(file: io.BufferedIOBase, path: Path, packed: int | None) -> np.ndarray:
     raw = _at_most(file, 4)
     name, again = str(path), "fetch the file again"
     good = len(raw) >= 4 and raw[:2] == b"\0\0"
@@ -64,7 +64,7 @@ def _read(file: BinaryIO, path: Path, packed: int | None) -> np.ndarray:
     return np.frombuffer(body, np.uint8).reshape(shape)
 
 
-def _at_most(file: BinaryIO, size: int) -> bytes:
+def _at_most(file: io.BufferedIOBase, size: int) -> bytes:
     """The next `size` bytes, or as many as there are."""
     pieces = []
     while size > 0 and (piece := file.read(min(size, _CHUNK))):
@@ -88,10 +88,12 @@ def load_idx(folder: Path, split: str) -> Images:
     Raises:
         SpxError: for a missing, damaged or wrong file.
     """
-    arrays = []
-    for what in ("images", "labels"):
+
+    def array(what: str) -> np.ndarray:
         file = FILES[split, what]
         path = find(folder, file)
-        require(path is not None, str(folder), f"a file {file} or {file}.gz", "none", "check --data-dir")
-        arrays.append(read_idx(path))
-    return checked(split, *arrays)
+        if path is None:
+            raise SpxError(f"{folder}: expected a file {file} or {file}.gz, got none (check --data-dir)")
+        return read_idx(path)
+
+    return checked(split, array("images"), array("labels"))

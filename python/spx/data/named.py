@@ -93,14 +93,16 @@ def load_named(name: str, folder: Path, split: str) -> Images:
     Raises:
         SpxError: for a missing, damaged or wrong file.
     """
-    source, arrays = SOURCES[name], []
-    for what in ("images", "labels"):
+    source = SOURCES[name]
+
+    def array(what: str) -> np.ndarray:
         file = FILES[split, what]
         path = find(folder, file) or _download(source, file, folder)
-        array = read_idx(path)
-        raw = np.uint8([0, 0, 8, array.ndim]).tobytes() + np.array(array.shape, ">u4").tobytes()
-        md5 = hashlib.md5(raw + array.tobytes(), usedforsecurity=False).hexdigest()
+        found = read_idx(path)
+        raw = bytes([0, 0, 8, found.ndim]) + np.array(found.shape, ">u4").tobytes()
+        md5 = hashlib.md5(raw + found.tobytes(), usedforsecurity=False).hexdigest()
         way_out = f"damaged, or not {source.title}: fetch it again, or use --data idx for a data set of your own"
         require(md5 == source.md5[file], str(path), f"MD5 {source.md5[file]}", md5, way_out)
-        arrays.append(array)
-    return checked(split, *arrays)
+        return found
+
+    return checked(split, array("images"), array("labels"))

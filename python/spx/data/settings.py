@@ -1,4 +1,4 @@
-"""What is read and how: the options of every command that reads data, written once."""
+"""Which data is read, and how: the options of every command that reads data, written once."""
 
 from __future__ import annotations
 
@@ -26,19 +26,21 @@ class Reading:
 
     size: int = setting(
         0,
-        "side of the images in pixels; 0: as the files are, which must then be of one size",
+        "side of the images in pixels; 0: the files' own size, which must be the same for all",
         range=Range(0, LARGEST),
         metavar="N",
     )
     fit: str = setting(
         "crop", "crop: cut the centre square, then scale it to --size; resize: stretch to --size", choices=FITS
     )
-    colour: str = setting("auto", "grey or rgb converts; auto: rgb if any file has colour", choices=COLOURS)
+    colour: str = setting("auto", "grey, rgb: convert to it; auto: rgb if any file has colour", choices=COLOURS)
     bad: str = setting(
-        "refuse", "files that cannot be read: refuse: stop and name them; skip: name them and go on", choices=BAD
+        "refuse", "files that cannot be read. refuse: stop and name them; skip: name them and go on", choices=BAD
     )
 
-    alpha: str = setting("refuse", "transparent files: refuse them, or put them on black or white", choices=ALPHAS)
+    alpha: str = setting(
+        "refuse", "transparent files. refuse: stop; black, white: put them on that colour", choices=ALPHAS
+    )
 
     def __post_init__(self):
         object.__setattr__(self, "size", whole_number("size", self.size, 0, LARGEST))
@@ -47,7 +49,7 @@ class Reading:
             require(value in choices, name, ", ".join(choices), repr(value))
 
     @classmethod
-    def of(cls, settings: object) -> Reading:
+    def part_of(cls, settings: object) -> Reading:
         """The reading that any settings with fields of these names ask for; a field they lack has its default."""
         return cls(**{f.name: getattr(settings, f.name) for f in fields(Reading) if hasattr(settings, f.name)})
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import time
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -12,11 +13,11 @@ from ..data import Images
 from ..models.likelihood import Likelihood, Progress
 from .drawings import Drawings
 from .lenet import LeNet
-from .measures import contour_ratios, copies, judged, pieces, similarity, standard_error
+from .measures import Figures, contour_ratios, copies, judged, pieces, similarity, standard_error
 
 # Sizes above this one are drawn in smaller numbers; the paper's counts are for 28 and 56.
 LARGE = 56
-# Every so many images of the likelihood, one is also taken with its code as it is, not refined.
+# One in this many images of the likelihood is also computed with its code as it is, not refined.
 _ALONE = 10
 
 
@@ -29,8 +30,8 @@ class Amounts:
         contour_sizes: sizes of which there are reconstructions only, for their contours.
         samples, reconstructions: how many of each; 0 leaves that part out.
         pairs_of: images whose pairs MS-SSIM compares, at most `samples`.
-        large_pixels: pixels drawn of each kind at a size above 56: fewer images, at least one.
-        subset: images of the likelihood, spread evenly over the test set; None for all, 0 leaves it out.
+        large_pixels: pixels of each kind that are drawn at a size above 56; at least one image.
+        subset: test images whose likelihood is computed, spread evenly over the set; None: all; 0: none.
         refine: gradient steps on the code of each of these images, where a model has codes that can be refined. With some, the
             likelihood is also computed by the codes as they are, of every tenth image.
     """
@@ -82,7 +83,8 @@ class Evaluation:
 
 def evaluate(e: Evaluation) -> dict:
     """Everything `spx-eval` reports, as plain values."""
-    began, report, amounts = time.perf_counter(), {}, e.amounts
+    began, amounts = time.perf_counter(), e.amounts
+    report: dict[str, Any] = {}
     if amounts.subset != 0:
         report["likelihood"] = {**bits(e), "seconds": _since(began)}
     report["sizes"] = {}
@@ -90,7 +92,7 @@ def evaluate(e: Evaluation) -> dict:
         started = time.perf_counter()
         report["sizes"][str(size)] = {**at_size(e, size), "seconds": _since(started)}
     if e.train is not None and amounts.samples:
-        report["memorisation"] = memorisation(e)
+        report["memorisation"] = memorisation(e, e.train)
     report["seconds"] = _since(began)
     return report
 
@@ -109,15 +111,15 @@ def bits(e: Evaluation) -> dict:
         return family.bits(checkpoint, of, *how, steps, e.progress)
 
     whole, dimensions = found(images, refine), images[0].size
-    report = {**_figures(whole, dimensions), "prior": whole.prior, "refine": refine}
+    report: dict[str, Any] = {**_figures(whole, dimensions), "prior": whole.prior, "refine": refine}
     report["map"] = whole.pixel_bits.round(4).tolist()
     if refine:
         report["encoder alone"] = _figures(found(images[::_ALONE], 0), dimensions)
     return report
 
 
-def _figures(found: Likelihood, dimensions: int) -> dict[str, float | None]:
-    """A likelihood as plain values, of images of so many dimensions."""
+def _figures(found: Likelihood, dimensions: int) -> Figures:
+    """A likelihood as plain values. dimensions: numbers of one image."""
     return {
         "patch_bits": found.given_codes,
         "patch_error": standard_error(found.image_bits),
@@ -138,7 +140,9 @@ def at_size(e: Evaluation, size: int) -> dict:
         rebuilt = min(amounts.at(size, amounts.reconstructions, len(test)), len(test))
     shown = model.family.real(model.config, e.images[: max(samples, rebuilt, 1)], size)
     e.tell(f"test images {size}")
-    row = {"test images": {**_described(e, shown, test.labels[: len(shown)]), **_similar(shown[: amounts.pairs_of])}}
+    row: dict[str, dict[str, Any]] = {
+        "test images": {**_described(e, shown, test.labels[: len(shown)]), **_similar(shown[: amounts.pairs_of])}
+    }
     if samples:
         drawn = e.drawings.samples(size, samples)
         e.tell(f"measuring samples {size}")
@@ -158,18 +162,18 @@ def _is_grey(images: np.ndarray) -> bool:
     return images.shape[3] == 1
 
 
-def _described(e: Evaluation, images: np.ndarray, labels: np.ndarray | None = None) -> dict[str, float]:
+def _described(e: Evaluation, images: np.ndarray, labels: np.ndarray | None = None) -> Figures:
     """What is measured of every kind of images uint8 [N, H, W, C]."""
     sure = judged(e.lenet, images, labels) if e.lenet else {}
     return {"images": len(images), **sure, **(pieces(images) if _is_grey(images) else {})}
 
 
-def _similar(images: np.ndarray) -> dict[str, float]:
+def _similar(images: np.ndarray) -> Figures:
     """MS-SSIM of pairs, of grey images."""
     return similarity(images) if _is_grey(images) else {}
 
 
-def memorisation(e: Evaluation) -> dict[str, dict]:
+def memorisation(e: Evaluation, train: Images) -> dict[str, dict]:
     """Whether samples are copies: their distances to the nearest training image, beside those of as many test images.
 
     A model that has memorised draws nearer to the training set than new real images lie. The same for the codes: those of samples
@@ -182,7 +186,7 @@ def memorisation(e: Evaluation) -> dict[str, dict]:
     model, seed = e.drawings.model, e.drawings.seed
     drawn = e.drawings.samples(e.images.shape[1], e.amounts.samples)
     count = min(len(drawn), len(e.test))
-    real, known = e.images[:count], e.train.images.transpose(0, 2, 3, 1)
+    real, known = e.images[:count], train.images.transpose(0, 2, 3, 1)
 
     def flat(images: np.ndarray) -> np.ndarray:
         return images.reshape(len(images), -1) / np.float32(255)

@@ -20,7 +20,7 @@ SIDE = 28
 
 
 def why_not(channels: int, side: int, levels: int = 256) -> str | None:
-    """Why the classifier cannot judge square images of so many channels, pixels a side and levels; None if it can."""
+    """Why the classifier cannot judge square images of `side` pixels a side; None if it can."""
     if channels != 1:
         return f"{channels} channels, and it sees grey images"
     if side < SIDE:

@@ -1,4 +1,4 @@
-"""What images look like, in figures: how sure a classifier is of them, how many pieces they are of, how near to others they lie."""
+"""Figures of sets of images: a classifier's confidence, connected pieces, MS-SSIM, contours, distances to other images."""
 
 from __future__ import annotations
 
@@ -10,17 +10,20 @@ import torch
 from .lenet import LeNet
 from .metrics import components, contour_length, ms_ssim_pairs
 
+# What is measured, by name; None where there are too few images to say it.
+Figures = dict[str, float | None]
+
 
 def standard_error(values: np.ndarray) -> float | None:
-    """Of the mean of values [N]; None for a single one."""
+    """Standard error of the mean of values [N]; None for a single value."""
     return float(np.std(values, ddof=1) / math.sqrt(len(values))) if len(values) > 1 else None
 
 
-def judged(lenet: LeNet, images: np.ndarray, labels: np.ndarray | None = None) -> dict[str, float]:
+def judged(lenet: LeNet, images: np.ndarray, labels: np.ndarray | None = None) -> Figures:
     """The classifier's view of images uint8 [N, H, W, 1]: confidence in percent (paper, section 4.3), accuracy given labels."""
     p = lenet.probabilities(images)
     top = 100 * p.max(axis=1).astype(np.float64)
-    result = {"confidence": float(top.mean()), "confidence_error": standard_error(top)}
+    result: Figures = {"confidence": float(top.mean()), "confidence_error": standard_error(top)}
     if labels is not None:
         result["accuracy"] = float(100 * (p.argmax(axis=1) == labels).mean())
     return result
@@ -32,7 +35,7 @@ def pieces(images: np.ndarray) -> dict[str, float]:
     return {"ink_pieces": float(ink), "ground_pieces": float(ground)}
 
 
-def similarity(images: np.ndarray) -> dict[str, float]:
+def similarity(images: np.ndarray) -> Figures:
     """MS-SSIM over all pairs of images uint8 [N, H, W, 1], mean and deviation; nothing if there is no pair."""
     if len(images) < 2:
         return {}
@@ -40,7 +43,7 @@ def similarity(images: np.ndarray) -> dict[str, float]:
     return {"ms_ssim": mean, "ms_ssim_deviation": deviation, "ms_ssim_images": len(images)}
 
 
-def contour_ratios(drawn: np.ndarray, real: np.ndarray) -> dict[str, float]:
+def contour_ratios(drawn: np.ndarray, real: np.ndarray) -> Figures:
     """Length of the 50 % contour of reconstructions over that of the real images, both uint8 [N, n, n, 1]: 1 is right.
 
     Images without a pixel above 50 % have no contour and are left out.
@@ -58,15 +61,13 @@ def contour_ratios(drawn: np.ndarray, real: np.ndarray) -> dict[str, float]:
 
 def nearest(points: np.ndarray, among: np.ndarray) -> np.ndarray:
     """Euclidean distance of each of points [N, D] to the nearest of [M, D]. [N]."""
-    points, among = (torch.from_numpy(np.ascontiguousarray(a, np.float32)) for a in (points, among))
-    squares = among.square().sum(dim=1)
-    chunks = [
-        (squares - 2 * chunk @ among.T).min(dim=1).values + chunk.square().sum(dim=1) for chunk in points.split(250)
-    ]
+    p, q = (torch.from_numpy(np.ascontiguousarray(a, np.float32)) for a in (points, among))
+    squares = q.square().sum(dim=1)
+    chunks = [(squares - 2 * chunk @ q.T).min(dim=1).values + chunk.square().sum(dim=1) for chunk in p.split(250)]
     return torch.cat(chunks).clamp_min(0).sqrt().numpy()
 
 
-def copies(samples: np.ndarray, real: np.ndarray, known: np.ndarray) -> dict[str, float]:
+def copies(samples: np.ndarray, real: np.ndarray, known: np.ndarray) -> Figures:
     """Whether samples are copies of what is known: they lie nearer to it than as many new real ones do.
 
     Args:

@@ -1,7 +1,8 @@
-"""The paper's figures on images (section 4.3), and two of ours for what its samples suffer from: striations and specks."""
+"""Image metrics: MS-SSIM of the paper (section 4.3), and two of ours that see its samples' faults, striations and specks."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 
 import numpy as np
@@ -60,7 +61,7 @@ def ms_ssim_pairs(
         scales.append((x, window, mean, _blur(x * x, window) - mean * mean))
         x = _halve(x)
     first, second = (torch.from_numpy(index) for index in np.triu_indices(len(images), 1))
-    total, squares = 0.0, 0.0
+    total = squares = 0.0
     for i, j in zip(first.split(batch), second.split(batch), strict=True):
         result = torch.ones(len(i), dtype=torch.float64)
         for scale, (weight, (x, window, mean, variance)) in enumerate(zip(_SCALE_WEIGHTS, scales, strict=True)):
@@ -74,8 +75,8 @@ def ms_ssim_pairs(
         if progress:
             progress(len(i))
     pairs = len(first)
-    mean = total / pairs
-    return mean, max(0.0, squares / pairs - mean**2) ** 0.5
+    average = total / pairs
+    return average, math.sqrt(max(0.0, squares / pairs - average**2))
 
 
 def why_no_contours() -> str | None:

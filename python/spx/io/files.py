@@ -38,7 +38,7 @@ def _umask() -> int:
     return mask
 
 
-def write_atomically(path: Path, write: Callable[[Path], None]) -> None:
+def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
     """Call write(temporary path beside `path`), flush it to disk, then rename it to `path`. On failure nothing is left."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:

@@ -107,7 +107,7 @@ def _opaque(image: Image.Image, name: str, alpha: str) -> Image.Image:
     if "transparency" not in image.info and not image.mode.endswith(("A", "a")):
         return image
     image = image.convert("RGBA")
-    if image.getchannel("A").getextrema()[0] < 255:
+    if np.asarray(image.getchannel("A")).min() < 255:
         way_out = "choose what shines through with --alpha black or --alpha white"
         require(alpha in ("black", "white"), name, "a picture without transparent pixels", "some", way_out)
         image = Image.alpha_composite(Image.new("RGBA", image.size, alpha), image)

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field, fields
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol
 
 import numpy as np
 
+from spxcore import engines
 from spxcore.canvas import Given
+from spxcore.draw import score as score_drawing
 from spxcore.drawing import Drawing, Earlier, Round
 from spxcore.engines import Engine
 from spxcore.errors import SpxError, require
@@ -22,16 +25,12 @@ from spxcore.walk.shapes import shapes_of
 
 from ..io.resize import resize
 from ..io.tensors import CONFIG, WEIGHTS, read_config, read_tensors, write_tensors
-from ..request import Request
-from . import registry
-from .likelihood import Likelihood, Progress, score
-from .settings import Settings
+from ..request import Request, check_images
+from . import registry, settings
+from .likelihood import Likelihood, Progress, Score
 
 if TYPE_CHECKING:
     from torch import nn
-
-    from ..data.images import Images
-    from .training import Run, Training
 
 Walk = Callable
 # `spxcore.engines.evaluate`, or another of its kind: (network, height, width, inputs, code) -> [N, places, P].
@@ -40,21 +39,26 @@ Evaluate = Callable[..., np.ndarray]
 # The family of a config.json that names none, as those of the first checkpoints.
 FIRST_FAMILY = "spatial"
 
+# Images that are scored at once; each keeps the parameters of all its pixels.
+_BATCH = 100
+
 
 class Model:
-    """A family of models. What a family has to say is `Config`, `networks` and `head`; all else has a default, that of an
+    """A family of models. A family must say `Config`, `networks` and `head`. Everything else has a default: that of an
     autoregressive model of a single network, "network", whose only input is the pixels.
 
     Attributes:
         name: as `registry` has it.
         Config: frozen dataclass, what config.json holds. The default `schedule` wants its `side`, the side of a window.
         Settings: frozen dataclass, how it is trained: `models.settings.Settings` with the family's own fields.
+        Training: dotted name of its class of `models.training.Training`. A name, so that torch is imported by a training alone.
         presets: of the default `preset`: a name and the settings that it replaces.
     """
 
     name: str
     Config: type
-    Settings: type = Settings
+    Settings: type[settings.Settings] = settings.Settings
+    Training: str = "spx.models.training.Training"
     presets: ClassVar[Mapping[str, dict]] = {}
 
     # ---- what a model of the family is --------------------------------------------------------------------------------
@@ -89,11 +93,11 @@ class Model:
         raise NotImplementedError
 
     def schedule(self, config) -> Schedule:
-        """In which order pixels are drawn."""
+        """The order in which pixels are drawn."""
         return Window(config.side)
 
     def size(self, config) -> int:
-        """Side of the images of the training data, and of those drawn unless told otherwise."""
+        """Side of the training images in pixels. Images are drawn at this size by default."""
         return self.schedule(config).side
 
     def side(self, config, prefix: str) -> int:
@@ -159,6 +163,47 @@ class Model:
 
     # ---- evaluation ---------------------------------------------------------------------------------------------------
 
+    def score(
+        self,
+        checkpoint: Checkpoint,
+        images: np.ndarray,
+        seed: int = 0,
+        engine: str | Engine = "auto",
+        progress: Progress | None = None,
+    ) -> Score:
+        """Bits per dimension of images. A model with a code adds the code's bits, which makes an upper bound.
+
+        Args:
+            checkpoint: the model.
+            images: [N, H, W, C] levels, uint8.
+            seed: of the codes' noise.
+            engine: a name of `spxcore.engines.CHOICES`, or an engine.
+            progress: told of the part "likelihood".
+
+        Raises:
+            SpxError: for images that are none of the model's.
+        """
+        config = checkpoint.config
+        head = self.head(config)
+        _, height, width, _ = check_images(images, head.channels).shape
+        self.schedule(config).check_size(height, width)
+        codes, nats = self.paid_codes(checkpoint, images, engines.evaluate, seed)
+        dimensions = images[0].size
+        total, pixel_bits = np.zeros(len(images)), np.zeros(images.shape[:3], np.float32)
+        for start in range(0, len(images), _BATCH):
+            some = slice(start, start + _BATCH)
+            request = Request(height, width, n=len(images[some]), code=None if codes is None else codes[some])
+            drawing = self.drawing(checkpoint, request.check(self.offers(config), head.channels), engines.evaluate)
+            rounds = self.split(config, images[some], np.ones((height, width), bool))
+            found = score_drawing(drawing, {name: given.pixels for name, given in rounds.items()}, engine)
+            total[some] = sum(part.sum(axis=(1, 2), dtype=np.float64) for part in found.values())
+            pixel_bits[some] = sum(part for part in found.values() if part.shape[1:] == (height, width))
+            if progress:
+                progress("likelihood", min(1.0, (start + _BATCH) / len(images)))
+        per_bit = -1 / math.log(2)
+        code_bits = nats / math.log(2) / dimensions
+        return Score(per_bit * total / dimensions + code_bits, per_bit * pixel_bits / head.channels, code_bits)
+
     def bits(
         self,
         checkpoint: Checkpoint,
@@ -177,7 +222,7 @@ class Model:
             refine: gradient steps that bring each image's code nearer to it, where `offers` has "refine".
             progress: told of the part "likelihood".
         """
-        found = score(checkpoint, images, seed, engine, progress)
+        found = self.score(checkpoint, images, seed, engine, progress)
         prior = "own" if found.code_bits.any() else "none"
         return Likelihood(found.bits - found.code_bits, found.code_bits, found.pixel_bits.mean(axis=0), prior)
 
@@ -202,7 +247,7 @@ class Model:
         return ((resize(unit, size) + 1) * 127.5).round().astype(np.uint8).transpose(0, 2, 3, 1)
 
     def decoded(self, checkpoint: Checkpoint, images: np.ndarray) -> np.ndarray | None:
-        """What the codes of images uint8 [N, H, W, C] alone tell of them, uint8 of any size [N, h, w, C]; None without codes."""
+        """Images uint8 [N, H, W, C] as their codes alone give them, uint8 [N, h, w, C] of any size. None without codes."""
         return None
 
     def drawn_codes(
@@ -218,27 +263,23 @@ class Model:
 
     # ---- training -----------------------------------------------------------------------------------------------------
 
-    def preset(self, name: str | None, **replaced) -> Settings:
+    def preset(self, name: str | None, **replaced) -> settings.Settings:
         """The settings of a preset's name, some of them replaced.
 
         Raises:
             SpxError: for an unknown preset or setting, or a value out of range.
         """
-        require(name in self.presets, "preset", " or ".join(self.presets) or "a family that can be trained", repr(name))
+        if name is None or name not in self.presets:
+            known = " or ".join(self.presets) or "a family that can be trained"
+            raise SpxError(f"preset: expected {known}, got {name!r}")
         return self.Settings.of(**{"model": self.name, "preset": name, **self.presets[name], **replaced})
 
-    def trained(self, settings: Settings, channels: int, side: int) -> object:
+    def trained(self, settings: settings.Settings, channels: int, side: int) -> Any:
         """The `Config` that settings train on such images: what `Config` and `Settings` both have is taken from the settings."""
         known = {f.name for f in fields(self.Config)}
         found = {f.name: getattr(settings, f.name) for f in fields(settings) if f.name in known}
         images = {"channels": channels, "side": side}
         return self.Config(**found | {name: value for name, value in images.items() if name in known})
-
-    def training(self, settings: Settings, train: Images, validation: Images, run: Run) -> Training:
-        """How a model of the family is trained; see `models.training.Training`."""
-        from .training import Training
-
-        return Training(self, settings, train, validation, run)
 
     def untrained(self, config) -> nn.Module:
         """The torch module with random weights by torch's seed: each network at its prefix. `extras` are zeros."""
@@ -270,6 +311,16 @@ class Model:
             whole.register_buffer(name, torch.empty_like(tensors[name]))
         whole.load_state_dict(tensors)
         return whole.eval()
+
+
+class Savable(Protocol):
+    """A torch module that can make a checkpoint of itself."""
+
+    def checkpoint(self) -> Checkpoint:
+        """Its configuration and weights."""
+
+    def eval(self) -> nn.Module:
+        """Itself, in evaluation mode."""
 
 
 @dataclass(frozen=True)
@@ -340,7 +391,7 @@ class Checkpoint:
     """
 
     family: str
-    config: object
+    config: Any
     tensors: Mapping[str, np.ndarray]
     about: dict = field(default_factory=dict)
 

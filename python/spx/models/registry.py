@@ -39,7 +39,8 @@ def family(name: str):
     """
     module = _FAMILIES.get(name) or _elsewhere().get(name)
     if module is None:
-        require(False, "family", " or ".join(names()), repr(name), "another one's package must be installed")
+        known = " or ".join(names())
+        raise SpxError(f"family: expected {known}, got {name!r} (another one's package must be installed)")
     try:
         return import_module(module).MODEL
     except (ImportError, AttributeError) as error:

@@ -1,13 +1,17 @@
-"""Settings of a training run: those of any model. A family's own add their fields. Commands make their options of them. No torch here."""
+"""Settings of a training run that every model has. A family adds its own fields. Commands make their options of them. No torch here."""
 
 from __future__ import annotations
 
 from dataclasses import MISSING, asdict, dataclass, fields
+from typing import TYPE_CHECKING
 
 from spxcore.errors import require, whole_number
 
 from ..data.settings import DataSettings
 from ..fields import ANY, COUNT, POSITIVE, UNDER_ONE, Range, setting
+
+if TYPE_CHECKING:
+    from typing_extensions import Self  # in `typing` from Python 3.11 on
 
 SCHEDULES = ("cosine", "exponential")
 PRECISIONS = ("fp32", "bf16")
@@ -26,7 +30,7 @@ class Settings(DataSettings):
     preset: str = setting(MISSING, "network and recipe by name")
     validation: float = setting(
         1 / 12,
-        "share of the training images that is kept for validation; 0: all are trained on, none validate",
+        "share of the training images that is kept for validation; 0: no validation",
         range=UNDER_ONE,
     )
     validates_on: str = setting(
@@ -35,14 +39,14 @@ class Settings(DataSettings):
         choices=VALIDATES_ON,
         hidden=True,
     )
-    seed: int = setting(0, "of weights, data order and noise", range=ANY)
-    init: str = setting("", "checkpoint, name or folder, whose weights the run starts from; empty: random ones")
+    seed: int = setting(0, "seed of weights, data order and noise", range=ANY)
+    init: str = setting("", "checkpoint, name or folder, whose weights the run starts from; empty: random weights")
     steps: int = setting(15000, "optimiser steps", range=COUNT)
     batch: int = setting(128, "images a step, over all processes", range=COUNT)
     lr: float = setting(1e-3, "peak learning rate of Adam", range=POSITIVE)
     schedule: str = setting(
         "cosine",
-        "cosine: falls to 1 % of lr at the end of each phase; exponential: times lr_decay each step (paper)",
+        "cosine: falls to 1 % of lr at the end of each phase; exponential: times lr_decay each step, as in the paper",
         choices=SCHEDULES,
     )
     warmup: int = setting(200, "steps of linear rise of the learning rate, with --schedule cosine", range=ANY)
@@ -51,16 +55,18 @@ class Settings(DataSettings):
     )
     weight_decay: float = setting(0.0, "L2 regularisation, added to the gradient", range=ANY)
     ema: float = setting(
-        0.9995, "decay of the average of the weights that is evaluated, sampled and saved", range=UNDER_ONE
+        0.9995,
+        "decay of the moving average of the weights; the average is evaluated, sampled and saved",
+        range=UNDER_ONE,
     )
-    precision: str = setting("fp32", "fp32 or bf16 (autocast)", choices=PRECISIONS)
-    compile: bool = setting(False, "torch.compile the networks")
-    fused: bool = setting(False, "the end of each gated layer as one Triton kernel, on a GPU; not measured yet")
-    patience: int = setting(0, "stop after so many epochs without a better validation figure; 0 never", range=ANY)
+    precision: str = setting("fp32", "arithmetic of training: fp32, or bf16 by autocast", choices=PRECISIONS)
+    compile: bool = setting(False, "compile the networks with torch.compile")
+    fused: bool = setting(False, "end each gated layer with one Triton kernel; needs a GPU; its speed is not measured")
+    patience: int = setting(0, "stop after this many epochs without a better validation figure; 0: never", range=ANY)
     log_every: int = setting(10, "steps between points of the curves", range=COUNT)
-    validate_every: int = setting(500, "steps between validations; 0 never", range=ANY)
-    sample_every: int = setting(1000, "steps between sample pictures; 0 never", range=ANY)
-    save_every: int = setting(500, "steps between saved states; 0 only at the end", range=ANY)
+    validate_every: int = setting(500, "steps between validations; 0: never", range=ANY)
+    sample_every: int = setting(1000, "steps between sample pictures; 0: never", range=ANY)
+    save_every: int = setting(500, "steps between saved states; 0: only at the end", range=ANY)
 
     def __post_init__(self):
         super().__post_init__()
@@ -78,7 +84,7 @@ class Settings(DataSettings):
         require(validates or not self.patience, "patience", "0 without validation images", self.patience)
 
     @classmethod
-    def of(cls, **given) -> Settings:
+    def of(cls, **given) -> Self:
         """Settings of given fields.
 
         Raises:

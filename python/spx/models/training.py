@@ -6,6 +6,7 @@ import math
 from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from importlib import import_module
 from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
@@ -55,7 +56,9 @@ class Phase:
 class Run(Protocol):
     """What a model sees of its run."""
 
-    device: torch.device
+    @property
+    def device(self) -> torch.device:
+        """Where the model is trained."""
 
     def seed(self, *parts: int | str) -> int:
         """A seed that depends on the run's and on every part."""
@@ -108,11 +111,17 @@ class Training:
             SpxError: if the model and the images do not fit.
         """
         height, width = train.images.shape[2:]
-        require(height == width, "data", "square images", f"{height}x{width}", "of a folder --size N makes squares")
+        require(
+            height == width,
+            "data",
+            "square images",
+            f"{height}x{width}",
+            "--size N makes squares of a folder's pictures",
+        )
         self.config = self.model.trained(self.settings, *train.images.shape[1:3])
         self.module, self.head = self.model.untrained(self.config), self.model.head(self.config)
         levels, channels = int(train.images.max()) + 1, train.images.shape[1]
-        require(levels <= self.head.levels, "data", f"levels under {self.head.levels}", f"also {levels - 1}")
+        require(levels <= self.head.levels, "data", f"levels below {self.head.levels}", levels - 1)
         require(channels == self.head.channels, "data", f"{self.head.channels} channels", channels)
 
     # ---- the default: one phase, all pixels ------------------------------------------------------------------------------
@@ -144,7 +153,7 @@ class Training:
 
     def parameters(self, levels: Tensor) -> Tensor:
         """What the network tells of images [B, C, H, W], [B, P, H, W]."""
-        return self.module.network({"x": levels / ((self.head.levels - 1) / 2) - 1})
+        return self.module.get_submodule("network")({"x": levels / ((self.head.levels - 1) / 2) - 1})
 
     def validate(self, phase: Phase, generator: torch.Generator) -> dict[str, float]:
         """Figures on the validation images, "bits_per_dimension" among them, the one that should fall.
@@ -155,11 +164,11 @@ class Training:
         return mean_of([(self.loss(phase, {"images": chunk}), len(chunk)) for chunk in chunks])
 
     def pictures(self, phase: Phase) -> np.ndarray:
-        """What the model draws by now, uint8 [N, H, W, C], `PICTURES` in a row. The module is as in `validate`."""
+        """What the model draws at this step, uint8 [N, H, W, C], `PICTURES` in a row. The module is as in `validate`."""
         return np.concatenate([self.originals(), self.drawn()])
 
     def originals(self) -> np.ndarray:
-        """The first few validation images, else training images, uint8 [PICTURES, H, W, C]; fewer are shown again and again."""
+        """The first few validation images, else training images, uint8 [PICTURES, H, W, C]. If there are fewer, they repeat."""
         shown = self.validation if len(self.validation) else self.images
         return self.shown(shown[torch.arange(PICTURES) % len(shown)]).permute(0, 2, 3, 1).cpu().numpy()
 
@@ -169,7 +178,8 @@ class Training:
 
     def drawn(self, **request) -> np.ndarray:
         """New pictures of the training images' size, or what else `Request`'s fields ask for, uint8 [PICTURES, H, W, C]."""
-        wanted = Request(*self.images.shape[2:], n=PICTURES, **request)
+        height, width = self.images.shape[2:]
+        wanted = Request(height, width, n=PICTURES, **request)
         pixels = draw(self.model.drawing(self.checkpoint(), wanted, engines.evaluate), "torch")
         return self.shown(torch.from_numpy(pixels)).numpy()
 
@@ -212,6 +222,12 @@ class Training:
         """Take back what `state` gave, before the module's tensors are loaded."""
 
 
+def training_of(model: Model, settings: Settings, train: Images, validation: Images, run: Run) -> Training:
+    """How a model of the family is trained: a `Training` of the class that `Model.Training` names."""
+    module, _, name = model.Training.rpartition(".")
+    return getattr(import_module(module), name)(model, settings, train, validation, run)
+
+
 def networks_of(module: nn.Module) -> list[Module]:
     """The networks inside a module."""
     return [part for part in module.modules() if isinstance(part, Module)]
@@ -219,7 +235,8 @@ def networks_of(module: nn.Module) -> list[Module]:
 
 def mean_of(figures: list[tuple[dict[str, Tensor], int]]) -> dict[str, float]:
     """Means of chunks' figures: (figures, images of the chunk)."""
-    count, totals = sum(n for _, n in figures), {}
+    count = sum(n for _, n in figures)
+    totals: dict[str, float] = {}
     for values, n in figures:
         for name, value in values.items():
             totals[name] = totals.get(name, 0.0) + float(value) * n / count

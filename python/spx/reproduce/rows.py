@@ -6,7 +6,7 @@ import re
 from dataclasses import dataclass
 from fnmatch import fnmatch
 
-from spxcore.errors import require
+from spxcore.errors import SpxError, require
 
 from ..models import registry
 from ..models.model import Row
@@ -23,8 +23,8 @@ class Budget:
     def of(cls, text: str) -> Budget:
         """ "2000" is steps, "10m" is minutes."""
         match = re.fullmatch(r"(\d+)|(\d+(?:\.\d+)?)m", text)
-        good = match is not None and float(match[1] or match[2]) > 0
-        require(good, "budget", "steps such as 2000, or minutes such as 10m, a row", repr(text))
+        if match is None or float(match[1] or match[2]) <= 0:
+            raise SpxError(f"budget: expected steps such as 2000, or minutes such as 10m, a row, got {text!r}")
         return cls(float(match[1]), "steps") if match[1] else cls(float(match[2]), "minutes")
 
     def __str__(self) -> str:

@@ -98,7 +98,8 @@ class Reproduction:
 
     def _started(self, start: Start) -> Path:
         """The checkpoint that rows start from, trained now if it is not there yet."""
-        run, given = self.folder / start.name, self.settings.vae if start.replaceable else ""
+        run = self.folder / start.name
+        given: str | Path = self.settings.vae if start.replaceable else ""
         alone, steps = run / "vae", self.settings.vae_steps
         if not (alone / CONFIG).exists():
             if not given:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 
 import torch
 from torch import Tensor
@@ -19,7 +19,7 @@ class Averaged:
         decay: 0 <= decay < 1.
     """
 
-    def __init__(self, parameters: dict[str, Tensor], decay: float):
+    def __init__(self, parameters: Mapping[str, Tensor], decay: float):
         self.live, self.decay = parameters, decay
         self.mean = {name: p.detach().clone() for name, p in parameters.items()}
 

@@ -1,4 +1,4 @@
-"""A run's folder: who may work in it, its settings, its states, and what else a run keeps."""
+"""A run's folder: who may work in it, its settings, its states, and what took long to compute."""
 
 from __future__ import annotations
 
@@ -113,7 +113,7 @@ class RunFolder:
         try:
             return load_file(path)
         except Exception as error:
-            raise SpxError(f"{path}: cannot be read ({error}); remove it, and the {name} are made anew") from error
+            raise SpxError(f"{path}: cannot be read ({error}); remove it to have the {name} made again") from error
 
     def _file(self, name: str) -> Path:
         return self.path / f"{name}.safetensors"

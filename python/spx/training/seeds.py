@@ -1,4 +1,4 @@
-"""Seeds: every random number of a run is a function of what it is for, so that a run can be stopped anywhere and continued."""
+"""Seeds. Each random number of a run is a function of its purpose, so a run can be stopped anywhere and continued."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class Order:
         self._latest: tuple[tuple, np.ndarray] | None = None
 
     def steps_an_epoch(self, images: int) -> int:
-        """Steps of so many images in which each image is seen once, but for a rest.
+        """Steps of an epoch, for steps of this many images. Images that fill no step are left over.
 
         Raises:
             SpxError: if there are fewer than a step wants.

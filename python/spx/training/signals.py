@@ -35,7 +35,7 @@ class Signals:
                 raise KeyboardInterrupt
             self.asked = True
             if self.tells:
-                print("stopping after this step; once more stops at once", file=sys.stderr)
+                print("stopping after this step; interrupt again to stop at once", file=sys.stderr)
 
         previous = {number: signal.signal(number, note) for number in (signal.SIGINT, signal.SIGTERM)}
         try:

@@ -22,7 +22,7 @@ from ..checkpoints import read_checkpoint
 from ..data import Images, load, split
 from ..models import registry
 from ..models.settings import Settings
-from ..models.training import PICTURES, Batch, Phase, Training, networks_of
+from ..models.training import PICTURES, Batch, Phase, Training, networks_of, training_of
 from .average import Averaged
 from .curves import Curves
 from .processes import Processes
@@ -93,7 +93,12 @@ class Trainer:
     """
 
     def __init__(
-        self, settings: Settings, folder: str | Path, resume: bool = False, device: str = "cpu", progress: bool = True
+        self,
+        settings: Settings,
+        folder: str | Path,
+        resume: bool = False,
+        device: str | torch.device = "cpu",
+        progress: bool = True,
     ):
         self.settings, self.device = settings, torch.device(device)
         self.processes = Processes()
@@ -103,7 +108,7 @@ class Trainer:
         train, validation = images_of(settings, self.curves.bars)
         torch.manual_seed(seed_of(settings.seed, "weights"))
         run = Run(self.device, settings.seed, self.folder, self.curves, self.signals)
-        self.training = registry.family(settings.model).training(settings, train, validation, run)
+        self.training = training_of(registry.family(settings.model), settings, train, validation, run)
         self.module, self.phases = self.training.module, self.training.phases()
         self.order = Order(settings.seed, len(train))
         self._check_batches()
@@ -228,8 +233,8 @@ class Trainer:
         self.best_epoch, self.seconds = scalars["best_epoch"], scalars["seconds"]
         self.patience_over = scalars.get("patience_over", False)
         for name, p in self._trainable().items():
-            moments = {key: tensors.get(f"adam.{key}.{name}") for key in ("step", "exp_avg", "exp_avg_sq")}
-            if moments["step"] is not None:
+            if f"adam.step.{name}" in tensors:
+                moments = {key: tensors[f"adam.{key}.{name}"] for key in ("step", "exp_avg", "exp_avg_sq")}
                 self.optimiser.state[p] = {key: t.to(self.device) for key, t in moments.items()}
             self.average.mean[name].copy_(tensors[f"average.{name}"])
 
@@ -262,7 +267,8 @@ class Trainer:
     def _run_phase(self, stop_at: int | None) -> bool:
         """Steps of one phase; False if stopped before its end."""
         s, phase = self.settings, self.phase
-        sums, since, began = {}, 0, time.monotonic()
+        sums: dict[str, Tensor] = {}
+        since, began = 0, time.monotonic()
         with self.curves.bar(phase.steps, phase.name, "step", self.step) as bar:
             while self.step < phase.steps and not self.patience_over:
                 if stop_at is not None and self.step >= stop_at:
@@ -293,7 +299,7 @@ class Trainer:
         return True
 
     def _due(self, every: int) -> bool:
-        """Whether what is done every so many steps (0: never), and after the last, is done now."""
+        """Whether something that is done after every `every` steps (0: never), and after the last step, is due."""
         return bool(every) and (self.step % every == 0 or self.step == self.phase.steps)
 
     def _step(self) -> dict[str, Tensor]:

@@ -28,6 +28,7 @@ class Spatial(Model):
     name = "spatial"
     Config = ModelConfig
     Settings = recipes.Settings
+    Training = f"{__name__}.training.SpatialTraining"
 
     def config(self, fields: dict) -> ModelConfig:
         """See `Model.config`."""
@@ -38,7 +39,7 @@ class Spatial(Model):
         return config.to_dict()
 
     def networks(self, config: ModelConfig) -> dict[str, Walk]:
-        """The patch network and, as far as a model has them, the VAE's two and the feature maps'."""
+        """The patch network and, where a model has them, the VAE's two networks and that of the feature maps."""
         found = {"network": config.network.walk}
         if config.vae:
             found |= {"vae.encoder": partial(encoder, c=config.vae), "vae.decoder": partial(decoder, c=config.vae)}
@@ -68,7 +69,7 @@ class Spatial(Model):
 
     def side(self, config: ModelConfig, prefix: str) -> int:
         """See `Model.side`."""
-        return config.network.patch if prefix == "network" else config.vae.size
+        return config.vae.size if config.vae and prefix != "network" else config.network.patch
 
     def tiny(self) -> ModelConfig:
         """See `Model.tiny`."""
@@ -113,12 +114,6 @@ class Spatial(Model):
         """See `settings.preset`."""
         return recipes.preset(name, **replaced)
 
-    def training(self, settings: recipes.Settings, train, validation, run):
-        """See `Model.training`."""
-        from .training import SpatialTraining
-
-        return SpatialTraining(self, settings, train, validation, run)
-
     def bits(
         self, checkpoint: Checkpoint, images: np.ndarray, seed=0, engine=None, refine=0, progress=None
     ) -> Likelihood:
@@ -131,7 +126,7 @@ class Spatial(Model):
     def published(self, config: ModelConfig, data: str) -> dict | None:
         """The paper's tables 1 to 3, which are of MNIST."""
         row = paper.row_of(config.network) if data == "mnist" else None
-        return row and paper.published(row)
+        return paper.published(row) if row else None
 
     def rows(self) -> list[Row]:
         """The paper's tables 1 to 3, ours beside them, and what each choice of ours does."""
@@ -159,8 +154,10 @@ class Spatial(Model):
             return None
         import torch
 
-        code = torch.from_numpy(self.codes(checkpoint, images, engines.evaluate))
-        decoded = checkpoint.module().decoded(code)
+        from .module import module_of
+
+        code = torch.from_numpy(drawing.codes(checkpoint, images, engines.evaluate))
+        decoded = module_of(checkpoint).decoded(code)
         return ((decoded + 1) * 127.5).round().byte().permute(0, 2, 3, 1).numpy()
 
     def drawn_codes(

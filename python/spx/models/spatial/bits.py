@@ -18,6 +18,7 @@ from ..likelihood import Likelihood, Progress
 from ..model import Checkpoint
 from ..parts.gaussian import reparameterise
 from . import codes
+from .module import module_of
 from .prior import prior_of
 from .vae import to_unit
 
@@ -50,12 +51,12 @@ def bits(
         posterior = codes.posterior(checkpoint, images, refine)
         z = reparameterise(*posterior, torch.Generator().manual_seed(seed))
         code_bits = codes.kl_nats(prior, *posterior, z) / math.log(2) / (channels * height * width)
-    module = checkpoint.module() if config.conditioning == "spatial" else None
+    module = module_of(checkpoint) if config.conditioning == "spatial" else None
     windows_of = _Windows(config, height, width)
     image_bits, sums, counts = np.zeros(n), np.zeros((height, width)), np.zeros((height, width))
     for index in range(n):
         place = index % codes.VAE_BATCH
-        if module is not None and place == 0:
+        if module is not None and z is not None and place == 0:
             maps = module.image_maps(z[index : index + codes.VAE_BATCH])
         levels = torch.from_numpy(np.array(images[index].transpose(2, 0, 1)))
         windows = to_unit(levels).unfold(1, m, 1).unfold(2, m, 1).permute(1, 2, 0, 3, 4).flatten(0, 1)

@@ -19,12 +19,12 @@ from torch.nn import functional as F
 from spxcore.heads.log_prob import logistics_log_prob
 
 from ..parts.gaussian import kl_to_standard_normal, reparameterise
+from .module import VAE, module_of
 from .prior import Prior, prior_of
 from .vae import to_unit
 
 if TYPE_CHECKING:
     from ..model import Checkpoint
-    from .module import VAE
 
 # Images that the VAE sees at once.
 VAE_BATCH = 250
@@ -41,9 +41,13 @@ def encode(vae: VAE, images: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def posterior(checkpoint: Checkpoint, images: np.ndarray, steps: int = 0) -> tuple[Tensor, Tensor]:
-    """Mean and log-variance of q(z | x) of uint8 [N, H, W, C], each [N, latent]; the mean after so many gradient steps."""
+    """Mean and log-variance of q(z | x) of uint8 [N, H, W, C], each [N, latent]. `steps` gradient steps refine the mean."""
     x = torch.from_numpy(np.array(images.transpose(0, 3, 1, 2)))  # a copy: files are read-only
-    vae, prior, patch = checkpoint.module().vae, prior_of(checkpoint).distribution(), checkpoint.config.network.patch
+    vae, prior, patch = (
+        module_of(checkpoint).coder,
+        prior_of(checkpoint).distribution(),
+        checkpoint.config.network.patch,
+    )
     q = encode(vae, x)
     return refine(vae, prior, patch, x, q, steps), q[1]
 
@@ -57,7 +61,7 @@ def refine(
     steps: int,
     progress: Callable[[int], None] | None = None,
 ) -> Tensor:
-    """Means of q(z | x) that serve the bound better: steps of Adam up log p(x | z) + log p(z) at the mean.
+    """Means of q(z | x) with a better bound: steps of Adam raise log p(x | z) + log p(z) at the mean.
 
     p(x | z) is the VAE decoder's, a stand-in for the patch network, each pixel counted as often as windows of the patch network
     cover it. The standard deviations stay the encoder's and are the unit of the steps. Nothing is random.

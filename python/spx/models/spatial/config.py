@@ -6,6 +6,7 @@ import functools
 import re
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field, fields
+from typing import Any
 
 from spxcore.errors import SpxError, require, whole_number
 from spxcore.heads import Logistics
@@ -128,7 +129,7 @@ def preset(name: str, **overrides) -> NetworkConfig:
             f"preset: expected [paper-|pixelcnnpp-](small|large)-MxM such as small-8x8 or paper-large-16x16, got {name!r}"
         )
     kind, size, patch, _ = match.groups()
-    fields = dict(_SIZES[size], patch=int(patch))
+    fields: dict[str, Any] = {**_SIZES[size], "patch": int(patch)}
     if kind:
         fields.update(conditioning="paper", dropout=0.5, sizes=(28, 28))
     if kind == "pixelcnnpp":
@@ -185,14 +186,12 @@ class ModelConfig:
         network: the patch network.
         vae: the VAE, or None for a network without latent.
         components: Gaussians of the mixture prior; 0 for N(0, I).
-        classes: number of classes of the data (labels 0 ... classes - 1).
         contrast: strength of the contrast of large training targets, see `patches.contrast`.
     """
 
     network: NetworkConfig
     vae: VAEConfig | None = None
     components: int = 0
-    classes: int = 10
     contrast: float = 0.0
 
     def __post_init__(self):
@@ -208,11 +207,12 @@ class ModelConfig:
 
     @classmethod
     def of(cls, network: dict, vae: dict | None = None, **fields) -> ModelConfig:
-        """From config.json's object.
+        """From config.json's object. That of an older version also has "classes", which nothing reads.
 
         Raises:
             SpxError, TypeError, ValueError: if it describes no model.
         """
+        fields.pop("classes", None)
         return cls(NetworkConfig(**network), VAEConfig(**vae) if vae else None, **fields)
 
     def to_dict(self) -> dict:

@@ -1,4 +1,4 @@
-"""From a request to the one round in which a Spatial PixelCNN draws. No torch: networks that do not draw are run by `evaluate`."""
+"""From a request to the one round in which a Spatial PixelCNN draws. No torch: an engine evaluates the networks that do not draw."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def drawing(checkpoint: Checkpoint, request: Request, evaluate: Evaluate) -> Dra
         if not c.place_inputs:
             return {"x": levels}
         places = Places()
-        if c.conditioning == "spatial":
+        if c.conditioning == "spatial" and code is not None:
             key = batch.tobytes()
             if key not in latest:
                 latest.clear()
@@ -79,17 +79,18 @@ def _encode(checkpoint: Checkpoint, x: np.ndarray, evaluate: Evaluate) -> tuple[
 
 
 def codes(checkpoint: Checkpoint, images: np.ndarray, evaluate: Evaluate, refine: int = 0) -> np.ndarray:
-    """The code of each image: the mean of q(z | x), brought nearer by so many gradient steps; they need torch."""
+    """The code of each image: the mean of q(z | x), refined by gradient steps. These need torch."""
     mean, log_variance = encode(checkpoint, images, evaluate)
     if not refine:
         return np.ascontiguousarray(mean)
     import torch
 
     from .codes import refine as refined
+    from .module import module_of
 
-    x, mean, log_variance = (torch.from_numpy(np.array(a)) for a in (images.transpose(0, 3, 1, 2), mean, log_variance))
+    x, *q = (torch.from_numpy(np.array(a)) for a in (images.transpose(0, 3, 1, 2), mean, log_variance))
     prior, patch = prior_of(checkpoint).distribution(), checkpoint.config.network.patch
-    return refined(checkpoint.module().vae, prior, patch, x, (mean, log_variance), refine).numpy()
+    return refined(module_of(checkpoint).coder, prior, patch, x, (q[0], q[1]), refine).numpy()
 
 
 def _decode(checkpoint: Checkpoint, code: np.ndarray, evaluate: Evaluate) -> np.ndarray:

@@ -16,6 +16,7 @@ from spxcore.walk.module import Module
 
 from ...io.resize import resize
 from ...io.tensors import CONFIG, WEIGHTS
+from .. import registry
 from ..model import Checkpoint
 from .config import ModelConfig, VAEConfig
 from .network import decoder, encoder, maps
@@ -63,20 +64,19 @@ class SpatialPixelCNN(
         network: fields of `NetworkConfig`.
         vae: fields of `VAEConfig`, or None for a network without latent.
         components: Gaussians of the mixture prior; 0 for N(0, I).
-        classes: number of classes of the data (labels 0 ... classes - 1).
         contrast: strength of the contrast of large training targets, see `patches.contrast`.
         about: free text fields on data, training and licence.
         family: "spatial"; config.json has it.
     """
 
     def __init__(
-        self, network: dict, vae: dict | None = None, components: int = 0, classes: int = 10, contrast: float = 0.0,
+        self, network: dict, vae: dict | None = None, components: int = 0, contrast: float = 0.0,
         about: dict | None = None, family: str = "spatial",
     ):  # fmt: skip
         super().__init__()
-        config = ModelConfig.of(network, vae, components=components, classes=classes, contrast=contrast)
+        config = ModelConfig.of(network, vae, components=components, contrast=contrast)
         self.network_config, self.vae_config = config.network, config.vae
-        self.contrast, self.classes, self.about, self.family = contrast, classes, about or {}, family
+        self.contrast, self.about, self.family = contrast, about or {}, family
         self.network = Module(config.network.walk)
         self.vae = VAE(config.vae) if config.vae else None
         spatial = config.network.conditioning == "spatial"
@@ -84,14 +84,20 @@ class SpatialPixelCNN(
         self.allocate_prior(components)
 
     def allocate_prior(self, components: int) -> None:
-        """Make room for a mixture prior of so many Gaussians (0: N(0, I), nothing to store)."""
+        """Make room for a mixture prior of this many Gaussians (0: N(0, I), nothing to store)."""
         self.components, latent = components, self.network_config.latent
         if components:
-            device = self.network.nin_out.bias.device
+            device = next(self.network.parameters()).device
             self.register_buffer("prior_weights", torch.zeros(components, device=device))
             self.register_buffer("prior_classes", torch.zeros(components, dtype=torch.int64, device=device))
             self.register_buffer("prior_means", torch.zeros(components, latent, device=device))
             self.register_buffer("prior_cholesky", torch.zeros(components, latent, latent, device=device))
+
+    @property
+    def coder(self) -> VAE:
+        """The VAE, of a model that has one."""
+        assert self.vae is not None, "a model without a latent code"
+        return self.vae
 
     @property
     def prior(self) -> Prior:
@@ -117,7 +123,7 @@ class SpatialPixelCNN(
         *,
         model_id: str,
         revision: str | None = None,
-        cache_dir: str | None = None,
+        cache_dir: str | Path | None = None,
         force_download: bool = False,
         local_files_only: bool = False,
         token: str | bool | None = None,
@@ -129,26 +135,25 @@ class SpatialPixelCNN(
                 model_id, revision=revision, cache_dir=cache_dir, force_download=force_download,
                 local_files_only=local_files_only, token=token, allow_patterns=[CONFIG, WEIGHTS],
             )  # fmt: skip
-        return Checkpoint.read(Path(model_id)).module()
+        return module_of(Checkpoint.read(Path(model_id)))
 
     @property
     def config(self) -> ModelConfig:
         """What it is now, with the prior set last."""
-        return ModelConfig(self.network_config, self.vae_config, self.components, self.classes, self.contrast)
+        return ModelConfig(self.network_config, self.vae_config, self.components, self.contrast)
 
     def checkpoint(self) -> Checkpoint:
         """The same as arrays; float32 tensors on the CPU share its memory."""
         state = {name: t.float() if t.is_floating_point() else t for name, t in self.state_dict().items()}
-        checkpoint = Checkpoint(self.family, self.config, {}, self.about)
-        names = checkpoint.model.shapes(checkpoint.config)  # the state may hold a prior that is no longer its own
-        checkpoint.tensors.update({name: state[name].detach().cpu().numpy() for name in names})
-        return checkpoint
+        names = registry.family(self.family).shapes(self.config)  # the state may hold a prior that is no longer its own
+        tensors = {name: state[name].detach().cpu().numpy() for name in names}
+        return Checkpoint(self.family, self.config, tensors, self.about)
 
     @torch.no_grad()
     def decoded(self, z: Tensor) -> Tensor:
         """The VAE's mean images of codes z [B, latent] -> [B, C, size, size] in [-1, 1], without gradient."""
         with torch.autocast(z.device.type, enabled=False):
-            return self.vae.mean_image(z)
+            return self.coder.mean_image(z)
 
     def image_maps(self, z: Tensor, decoded: Tensor | None = None) -> Tensor | None:
         """Feature maps of codes z [B, latent] -> [B, M, h, w]; None with the paper's conditioning.
@@ -175,10 +180,11 @@ class SpatialPixelCNN(
             def of_images(t: Tensor) -> Tensor:  # [B p] -> [B, p]
                 return t.view(images, -1)
 
-            spatial = c.conditioning == "spatial"
-            edges = [tuple(map(of_images, pair)) for pair in ((patches.y0, patches.y1), (patches.x0, patches.x1))]
-            extra = of_images(patches.scale)[:, :, None][:, :, : int(spatial)]
-            told = told_places(c.resolutions(), *edges, extra, self.image_maps(z, decoded) if spatial else None)
+            rows = of_images(patches.y0), of_images(patches.y1)
+            columns = of_images(patches.x0), of_images(patches.x1)
+            extra = of_images(patches.scale)[:, :, None][:, :, : int(c.conditioning == "spatial")]
+            feature_maps = None if z is None else self.image_maps(z, decoded)
+            told = told_places(c.resolutions(), rows, columns, extra, feature_maps)
             inputs |= {f"places.{k}": places for k, places in enumerate(told)}
         if z is not None:
             z = z.repeat_interleave(len(patches.x) // images, dim=0)
@@ -197,5 +203,5 @@ def smallest_with(vae: VAE) -> SpatialPixelCNN:
     c = vae.config
     network = {"patch": 4, "filters": 1, "layers": 1, "mixtures": 1, "conditioning": "paper", "sizes": [28, 28]}
     model = SpatialPixelCNN(network={**network, "channels": c.channels, "latent": c.latent}, vae=asdict(c))
-    model.vae.load_state_dict(vae.state_dict())
+    model.coder.load_state_dict(vae.state_dict())
     return model

@@ -121,11 +121,11 @@ def spoil(x: Tensor, which: Tensor, generator: torch.Generator) -> Tensor:
 
 
 def decoded_targets(patches: Patches, images: Tensor, decoded: Tensor, contrast_strength: float) -> Patches:
-    """The same patches, their pixels nearer to the VAE's idea of the image the larger the size they are seen at.
+    """The same patches, faded into the decoder's mean image. The larger the size they are seen at, the more.
 
-    What the code z does not tell, such as where exactly an edge runs, has to be guessed as the image is drawn. At the data's own
+    The code z leaves some things open, such as where exactly an edge runs. The drawing guesses them. At the data's own
     size a window sees enough of its surroundings to guess once and be consistent. At 50 times that size every window of m pixels
-    would guess for itself, and each guess be a tooth on an edge. So at size n a share H / n of the target is the training
+    would guess for itself, and each guess would be a tooth on an edge. So at size n a share H / n of the target is the training
     image and the rest the mean image that the decoder makes of z, which z determines: what is left to guess about an
     edge's place stays under a pixel at every size. At the data's own size nothing changes.
 

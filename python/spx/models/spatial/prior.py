@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -38,27 +38,31 @@ def normals(seed: int, image: int, count: int) -> tuple[np.ndarray, float, float
     return drawn, float(u[0, 0]), float(u[0, 1])
 
 
+def _none() -> np.ndarray:
+    return np.zeros(0, np.float32)
+
+
 @dataclass(frozen=True)
 class Prior:
-    """A distribution over codes z [L]; without components the standard normal.
+    """A distribution over codes z [L]: a mixture of G Gaussians; the standard normal if G is 0.
 
     Attributes:
         latent: L, length of a code.
-        weights: [G] share of each component, summing to 1; or None.
+        weights: [G] share of each component, summing to 1.
         classes: [G] the class label each component belongs to.
         means: [G, L].
         cholesky: [G, L, L] lower-triangular factors of the covariances.
     """
 
     latent: int
-    weights: np.ndarray | None = None
-    classes: np.ndarray | None = None
-    means: np.ndarray | None = None
-    cholesky: np.ndarray | None = None
+    weights: np.ndarray = field(default_factory=_none)
+    classes: np.ndarray = field(default_factory=_none)
+    means: np.ndarray = field(default_factory=_none)
+    cholesky: np.ndarray = field(default_factory=_none)
 
     @property
     def kind(self) -> str:
-        return "normal" if self.weights is None else "mixture"
+        return "mixture" if len(self.weights) else "normal"
 
     def sample(self, seed: int, images: np.ndarray, label: int | None = None) -> np.ndarray:
         """Codes of numbered images.
@@ -75,14 +79,14 @@ class Prior:
             SpxError: for a class the prior does not know.
         """
         if label is not None:
-            if self.weights is None:
+            if self.kind == "normal":
                 raise SpxError("digit: this checkpoint's prior is N(0, I) and knows no classes; leave --digit out")
             known = sorted(set(self.classes.tolist()))
             require(label in known, "digit", f"a class of this checkpoint, {known[0]} to {known[-1]}", label)
         codes = np.empty((len(images), self.latent), np.float32)
         for row, image in enumerate(images):
             eps, u, _ = normals(seed, int(image), self.latent)
-            if self.weights is None:
+            if self.kind == "normal":
                 codes[row] = eps
                 continue
             weights = self.weights.astype(np.float64) * (1.0 if label is None else self.classes == label)
@@ -96,12 +100,12 @@ class Prior:
         import torch
         from torch import distributions as d
 
-        where = {"dtype": dtype or torch.float32, "device": device}
-        if self.weights is None:
-            zeros = torch.zeros(self.latent, **where)
+        dtype = dtype or torch.float32
+        if self.kind == "normal":
+            zeros = torch.zeros(self.latent, dtype=dtype, device=device)
             return d.Independent(d.Normal(zeros, zeros + 1), 1)
         weights, means, factors = (
-            torch.from_numpy(np.array(values)).to(**where) for values in (self.weights, self.means, self.cholesky)
+            torch.from_numpy(np.array(values)).to(device, dtype) for values in (self.weights, self.means, self.cholesky)
         )
         return d.MixtureSameFamily(d.Categorical(weights), d.MultivariateNormal(means, scale_tril=factors))
 

@@ -1,7 +1,7 @@
 """The rows of `spx-reproduce`: the paper's tables 1 to 3 with its conditioning, ours beside them, and what each choice of ours does.
 
-Rows are trained on the encoder's codes, as the paper's, and bits are those of such codes, but for one ablation: to refine the training
-set's codes (`codes`) takes minutes on a CPU, more than a small budget.
+Rows are trained on the encoder's codes, and their bits are of such codes, as in the paper. One ablation uses refined codes. Refining the
+codes of the training set (`codes`) takes minutes on a CPU, more than a small budget.
 """
 
 from __future__ import annotations
@@ -47,9 +47,9 @@ def _frozen_vae(kl_weight: float) -> Start:
 
 def _vae_alone(trained: Checkpoint) -> Checkpoint:
     """A model with its VAE and a network that no row can mistake for its own."""
-    from .module import smallest_with
+    from .module import module_of, smallest_with
 
-    return smallest_with(trained.module().vae).checkpoint()
+    return smallest_with(module_of(trained).coder).checkpoint()
 
 
 def _table(row: paper.Row) -> str:
@@ -96,7 +96,7 @@ def _ablations() -> list[Row]:
         trained("soft-targets", "bicubic targets, contrast not raised", contrast=0.0),
         trained("crisp-targets", "contrast of large targets raised twice as fast", contrast=0.5),
         trained("no-spoilt", "no spoilt contexts", spoilt=0.0),
-        trained("refined-codes", "codes bettered by gradient steps, as our recipe has it", refine=ours["refine"]),
+        trained("refined-codes", "codes refined by gradient steps, as our recipe has it", refine=ours["refine"]),
         trained("one-patch", "one patch an image and step", patches_per_image=1),
         trained("exponential", "the paper's learning-rate schedule", schedule="exponential", warmup=0),
         trained("kl-1", "VAE with KL weight 1", kl_weight=1.0),

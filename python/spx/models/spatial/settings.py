@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import MISSING, dataclass
+from typing import Any
 
-from spxcore.errors import require
+from spxcore.errors import SpxError, require
 
 from ...fields import ANY, COUNT, POSITIVE, SHARE, UNDER_ONE, setting
 from .. import settings
@@ -23,9 +24,9 @@ class Settings(settings.Settings):
     preset: str = setting(MISSING, "network and recipe: [paper-|pixelcnnpp-](small|large)-MxM, such as small-8x8")
     init: str = setting(
         "",
-        "checkpoint, name or folder, whose weights the run starts from (its VAE's alone if the networks differ); empty: random ones",
+        "checkpoint, name or folder, whose weights the run starts from (only its VAE's if the networks differ); empty: random weights",
     )
-    seed: int = setting(0, "of weights, data order, patches and noise", range=ANY)
+    seed: int = setting(0, "seed of weights, data order, patches and noise", range=ANY)
     vae: str = setting(
         "frozen",
         "frozen: trained first, then held; joint: both losses together (paper, equation 5); none: no latent code",
@@ -39,45 +40,45 @@ class Settings(settings.Settings):
         4, "patches of each image in a step, which sees batch / patches_per_image images", range=COUNT
     )
     vae_batch: int = setting(128, "images a step while the VAE is trained alone", range=COUNT)
-    kl_weight: float = setting(0.8, "factor on the VAE's KL term; under 1 the code tells more", range=ANY)
+    kl_weight: float = setting(0.8, "factor on the VAE's KL term; below 1 the code holds more of the image", range=ANY)
     patch_weight: float = setting(
         1.0,
-        "factor on the patch loss with --vae joint; images of 28x28 and patches of 8x8 pixels count alike at 12.25",
+        "factor on the patch loss with --vae joint; 12.25 gives images of 28x28 and patches of 8x8 pixels equal weight",
         range=POSITIVE,
     )
     refine: int = setting(
         10,
-        "gradient steps on the code of each image before the patch network is trained, with --vae frozen; 0: the encoder's codes",
+        "gradient steps on each image's code before the patch network is trained, with --vae frozen; 0: the encoder's codes",
         range=ANY,
     )
     prior: str = setting(
-        "mixture", "mixture: Gaussians fitted to the training codes, a set a class; normal: N(0, I)", choices=PRIORS
+        "mixture", "mixture: Gaussians fitted to the training codes, one set a class; normal: N(0, I)", choices=PRIORS
     )
     components: int = setting(40, "Gaussians a class of the mixture prior", range=COUNT)
     prior_spread: float = setting(
         0.75,
-        "factor on the standard deviations of their images' codes; under 1 draws codes nearer to those of real images",
+        "factor on the spread of the mixture's Gaussians; below 1, codes lie nearer to those of real images",
         range=POSITIVE,
     )
     sizes: tuple[int, int] = setting(
         (28, 1400),
-        "smallest (the data's own) and largest image size trained at; equal for a single size",
+        "smallest (the data's own) and largest image size in training; equal: one size",
         metavar=("MIN", "MAX"),
     )
     contrast: float = setting(
-        0.25, "how fast the targets' contrast grows with the size: factor 1 + contrast (n / 28 - 1)", range=ANY
+        0.25, "growth of the targets' contrast with the image size n: factor 1 + contrast (n / 28 - 1)", range=ANY
     )
     targets: str = setting(
         "decoded",
-        "at larger sizes, decoded: fading into the VAE's mean image of the code; data: the training image itself",
+        "what is learnt at larger sizes. decoded: the image fades into the VAE's mean image of its code; data: the image itself",
         choices=TARGETS,
     )
     spoilt: float = setting(
         0.15,
-        "share of the patches at larger sizes whose context has a wrong piece, to learn to recover from bad draws",
+        "share of the patches at larger sizes with a wrong piece in their context; teaches recovery from bad draws",
         range=SHARE,
     )
-    dropout: float = setting(0.0, "inside the patch network", range=UNDER_ONE)
+    dropout: float = setting(0.0, "dropout inside the patch network", range=UNDER_ONE)
 
     def __post_init__(self):
         object.__setattr__(self, "sizes", tuple(self.sizes))
@@ -110,9 +111,10 @@ def preset(name: str | None, **replaced) -> Settings:
     Raises:
         SpxError: for an unknown preset or setting, or a value out of range.
     """
-    require(name is not None, "preset", "a name such as small-8x8", None)
+    if name is None:
+        raise SpxError("preset: expected a name such as small-8x8, got None")
     network = config.preset(name, **{"sizes": replaced["sizes"]} if "sizes" in replaced else {})
-    found = {"model": "spatial", "preset": name}
+    found: dict[str, Any] = {"model": "spatial", "preset": name}
     if network.conditioning == "paper":
         found.update(
             vae="joint" if network.latent else "none",

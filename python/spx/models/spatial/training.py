@@ -25,7 +25,8 @@ from .prior import Prior, fit_mixture
 from .settings import Settings
 from .vae import to_unit
 
-# Names of q's tensors in a batch: mean and log-variance [B, latent].
+# Mean and log-variance of q(z | x), [N, latent] each; and their names in a batch.
+Posterior = tuple[Tensor, Tensor]
 _POSTERIOR = ("mean", "log_variance")
 _PATCHES = "patches."
 
@@ -44,20 +45,21 @@ class SpatialTraining(training.Training):
     def begin_with(self, train: Images) -> None:
         """See `Training.begin_with`."""
         settings, (channels, height, side) = self.settings, train.images.shape[1:]
-        require(height == side, "data", "square images", f"{height}x{side}", "of a folder --size N makes squares")
+        require(
+            height == side, "data", "square images", f"{height}x{side}", "--size N makes squares of a folder's pictures"
+        )
         network = settings.network(channels)
         require(side >= network.patch, "data", f"images of at least the patch's {network.patch} pixels", side)
         require(settings.sizes[0] == side, "sizes", f"the smallest to be the data's own {side}", settings.sizes[0])
         self.module = SpatialPixelCNN(
             network={**network.__dict__, "sizes": list(network.sizes)},
             vae={"size": side - side % 4, "channels": channels, "latent": network.latent} if network.latent else None,
-            classes=int(train.labels.max()) + 1,
             contrast=settings.contrast,
             about=self.about(),
         )
         self.network, self.head = network, network.head
-        self.posterior: tuple[Tensor, Tensor] | None = None
-        self.validation_posterior: tuple[Tensor, Tensor] | None = None
+        self.posterior: Posterior | None = None
+        self.validation_posterior: Posterior | None = None
         self.network_given = False
 
     def phases(self) -> list[Phase]:
@@ -98,18 +100,16 @@ class SpatialTraining(training.Training):
             "bits_per_dimension" of the patches, or of the images without their codes.
         """
         module, images = self.module, batch["images"]
-        parts, loss, z, posterior = {}, images.new_zeros(()), None, None
+        loss, z = images.new_zeros(()), None
+        parts: dict[str, Tensor] = {}
         if phase.name != "patch":
-            posterior = tuple(p.float() for p in module.vae.encode(images))
-        elif "mean" in batch:
-            posterior = tuple(batch[name] for name in _POSTERIOR)
-        if posterior is not None:
-            z = reparameterise(*posterior)
-        if phase.name != "patch":
-            target = module.vae.resample(images)
-            parts["image"] = -logistics_log_prob(module.vae.decode(z), target).sum(dim=(1, 2)).mean()
-            parts["kl"] = kl_to_standard_normal(*posterior).mean()
+            mean, log_variance = (q.float() for q in module.coder.encode(images))
+            z, target = reparameterise(mean, log_variance), module.coder.resample(images)
+            parts["image"] = -logistics_log_prob(module.coder.decode(z), target).sum(dim=(1, 2)).mean()
+            parts["kl"] = kl_to_standard_normal(mean, log_variance).mean()
             loss = loss + parts["image"] + self.settings.kl_weight * parts["kl"]
+        elif "mean" in batch:
+            z = reparameterise(batch["mean"], batch["log_variance"])
         if phase.name != "vae":
             patches, decoded = _patches(batch), None
             if self.settings.targets == "decoded" and z is not None:
@@ -139,7 +139,7 @@ class SpatialTraining(training.Training):
             if phase.name != "vae":
                 patches = sample_patches(chunk, single, generator)
                 batch |= _named(replace(patches, scale=torch.full_like(patches.scale, scale(*single.sizes, sizes))))
-            if phase.name == "patch" and self.module.vae is not None:
+            if phase.name == "patch" and self.validation_posterior is not None:
                 chunks = (q.split(VALIDATION_BATCH)[index] for q in self.validation_posterior)
                 batch |= dict(zip(_POSTERIOR, chunks, strict=True))
             found.append((self.loss(phase, batch), len(chunk)))
@@ -153,8 +153,8 @@ class SpatialTraining(training.Training):
         originals = self.originals()
         if phase.name == "vae":
             images = torch.from_numpy(originals).permute(0, 3, 1, 2).to(self.run.device)
-            mean, _ = self.module.vae.encode(to_unit(images))
-            levels = ((self.module.vae.mean_image(mean).clamp(-1, 1) + 1) * 127.5).round().byte()
+            mean, _ = self.module.coder.encode(to_unit(images))
+            levels = ((self.module.coder.mean_image(mean).clamp(-1, 1) + 1) * 127.5).round().byte()
             return np.concatenate([originals, levels.permute(0, 2, 3, 1).cpu().numpy()])
         again = [self.drawn(source=originals)] if self.module.vae is not None else []
         return np.concatenate([originals, *again, self.drawn()])
@@ -167,51 +167,54 @@ class SpatialTraining(training.Training):
     # ---- codes and prior ----------------------------------------------------------------------------------------------------
 
     def _encode(self, steps: int) -> None:
-        """q(z | x) of all images, its means refined by so many gradient steps; and the mixture prior, unless it is there."""
-        sets = self.images, self.validation
-        self.posterior, self.validation_posterior = (encode(self.module.vae, i) if len(i) else None for i in sets)
+        """q(z | x) of all images, its means refined by gradient steps. Fits the mixture prior, unless it is there."""
+        train = encode(self.module.coder, self.images)
+        validation = encode(self.module.coder, self.validation) if len(self.validation) else None
         if steps:
-            self._refine(steps)
+            train, validation = self._refined(train, validation, steps)
+        self.posterior, self.validation_posterior = train, validation
         if self.settings.prior == "mixture" and not self.module.components:
-            self._fit_prior()
+            self._fit_prior(train)
 
-    def _refine(self, steps: int) -> None:
-        """Better means for both, kept in a file, since they take minutes: gradient steps on the bound with the encoder's codes' prior."""
-        kept = self.run.kept("codes")
+    def _refined(
+        self, train: Posterior, validation: Posterior | None, steps: int
+    ) -> tuple[Posterior, Posterior | None]:
+        """Refined means for both, by gradient steps on the bound. The prior is that of the encoder's codes. A file keeps them."""
+        device, kept = self.run.device, self.run.kept("codes")
         if kept is None:
             mixture = self.settings.prior == "mixture"
-            prior = (self._mixture() if mixture else Prior(self.network.latent)).distribution(device=self.run.device)
-            vae, patch = self.module.vae, self.network.patch
-            sets = {"train": (self.images, self.posterior), "test": (self.validation, self.validation_posterior)}
+            prior = (self._mixture(train) if mixture else Prior(self.network.latent)).distribution(device=device)
+            vae, patch = self.module.coder, self.network.patch
+            sets = {"train": (self.images, train), "test": (self.validation, validation)}
             with self.run.bar(len(self.images) + len(self.validation), "codes", "image") as done:
                 kept = {
                     name: refine(vae, prior, patch, images, q, steps, done) for name, (images, q) in sets.items() if q
                 }
             self.run.keep("codes", kept)
-        self.posterior = kept["train"].to(self.run.device), self.posterior[1]
-        if self.validation_posterior is not None:
-            self.validation_posterior = kept["test"].to(self.run.device), self.validation_posterior[1]
+        better = kept["train"].to(device), train[1]
+        return better, None if validation is None else (kept["test"].to(device), validation[1])
 
-    def _mixture(self, chosen: np.ndarray | slice = slice(None)) -> Prior:
-        """The mixture prior of the chosen training images' codes."""
-        mean, log_variance = (q.cpu().numpy()[chosen] for q in self.posterior)
-        s = self.settings
-        how = {"components": s.components, "spread": s.prior_spread, "seed": s.seed}
-        return fit_mixture(mean, np.exp(log_variance), self.labels[chosen], **how)
+    def _mixture(self, posterior: Posterior, chosen: np.ndarray | slice = slice(None)) -> Prior:
+        """The mixture prior of the codes of training images, of the chosen ones."""
+        mean, log_variance = (q.cpu().numpy()[chosen] for q in posterior)
+        s, labels = self.settings, self.labels[chosen]
+        return fit_mixture(
+            mean, np.exp(log_variance), labels, components=s.components, spread=s.prior_spread, seed=s.seed
+        )
 
-    def _fit_prior(self) -> None:
+    def _fit_prior(self, posterior: Posterior) -> None:
         """Fit the mixture to all training codes; and one to nine tenths of them, to log what the others cost under it."""
         generator = torch.Generator(self.run.device).manual_seed(self.run.seed("prior"))
-        codes = reparameterise(*self.posterior, generator).cpu().numpy()
+        codes = reparameterise(*posterior, generator).cpu().numpy()
         held_out = np.arange(len(codes)) % 10 == 9
-        fitted = self._mixture(~held_out)
+        fitted = self._mixture(posterior, ~held_out)
         report = {
-            "kl_to_standard_normal": float(kl_to_standard_normal(*self.posterior).mean()),
+            "kl_to_standard_normal": float(kl_to_standard_normal(*posterior).mean()),
             "codes_nats_fitted": float(fitted.log_density(codes[~held_out][:2000]).mean()),
             "codes_nats_held_out": float(fitted.log_density(codes[held_out][:2000]).mean()),
         }
         self.run.log({"event": "prior", **report})
-        self.module.set_prior(self._mixture())
+        self.module.set_prior(self._mixture(posterior))
         self.module.to(self.run.device)
 
     # ---- what is kept -------------------------------------------------------------------------------------------------------

@@ -1,4 +1,4 @@
-"""What stands around the VAE's networks, for NumPy arrays and torch tensors alike."""
+"""Numbers into and out of the VAE's networks, for NumPy arrays and torch tensors alike."""
 
 from __future__ import annotations
 

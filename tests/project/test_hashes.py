@@ -1,7 +1,7 @@
 """Nothing moves: the pixels of mnist-8x8 and the tables that native code reads are those of 855cef8, by SHA-256.
 
 `hashes.json` was recorded before the first move of the rebuilding. A commit that changes pixels or tables on purpose records it anew
-(`python tests/test_hashes.py`) and says so in the changelog.
+(`python tests/project/test_hashes.py`) and says so in the changelog.
 """
 
 import hashlib

@@ -290,4 +290,4 @@ def test_reading_of_other_settings():
     class Other:
         size, colour, steps = 12, "grey", 3
 
-    assert Reading.of(Other()) == Reading(size=12, colour="grey")
+    assert Reading.part_of(Other()) == Reading(size=12, colour="grey")

@@ -93,7 +93,7 @@ def test_refined_codes_are_made_once(uninterrupted, data_dir, tmp_path, monkeypa
         patch.setattr("spx.models.spatial.training.refine", None)
         run(s, tmp_path / "part", resume=True, stop_at=3)
     (tmp_path / "part" / "codes.safetensors").write_bytes(b"damaged")
-    with pytest.raises(SpxError, match=r"codes\.safetensors: cannot be read .* remove it, and the codes are made anew"):
+    with pytest.raises(SpxError, match=r"codes\.safetensors: cannot be read .* remove it to have the codes made again"):
         run(s, tmp_path / "part", resume=True)
     (tmp_path / "part" / "codes.safetensors").unlink()  # even so
     run(s, tmp_path / "part", resume=True)

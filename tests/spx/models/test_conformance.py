@@ -18,7 +18,7 @@ from spxcore.feeds import Pixels, unit_levels
 from spxcore.heads.log_prob import log_prob
 
 # The example registers itself, as a user's package does.
-_EXAMPLE = importlib.util.spec_from_file_location("toy", Path(__file__).parent.parent / "examples" / "toy.py")
+_EXAMPLE = importlib.util.spec_from_file_location("toy", Path(__file__).parents[3] / "examples" / "toy.py")
 toy = importlib.util.module_from_spec(_EXAMPLE)
 __import__("sys").modules["toy"] = toy
 _EXAMPLE.loader.exec_module(toy)

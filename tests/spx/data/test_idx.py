@@ -14,7 +14,7 @@ from spx.data import named
 from spx.data.idx import FILES, read_idx
 from spxcore.errors import SpxError
 
-MNIST = Path(os.environ.get("SPX_MNIST", Path(__file__).parents[2] / "shared" / "mnist"))
+MNIST = Path(os.environ.get("SPX_MNIST", Path(__file__).parents[4] / "shared" / "mnist"))
 
 
 @pytest.fixture(autouse=True)

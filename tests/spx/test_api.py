@@ -53,7 +53,7 @@ REQUESTS = {
     "large seed": ({"height": 9, "seed": 2**64}, "seed: expected a whole number"),
     "digit": ({"height": 9, "label": "3"}, "digit: expected a whole number, a class, got '3'"),
     "refine": ({"height": 9, "refine": -1}, "refine: expected a whole number, 0 steps or more, got -1"),
-    "codes": ({"height": 9, "n": 2, "code": CODE}, "n: expected as many codes or pictures, 2, or one for all, got 3"),
+    "codes": ({"height": 9, "n": 2, "code": CODE}, "n: expected 2 codes or pictures, or one for all, got 3"),
 }
 
 
@@ -79,7 +79,7 @@ def test_what_a_model_does_not_understand_is_refused_in_one_form():
         ("code", lambda: plain.draw(spx.Request(8, code=CODE))),
         ("refine", lambda: plain.draw(spx.Request(8, refine=2))),
     ):
-        message = rf"^{option}: this checkpoint's model does not understand it .of such options: complete.$"
+        message = rf"^{option}: this checkpoint's model does not understand it .it understands: complete.$"
         with pytest.raises(SpxError, match=message):
             ask()
 

@@ -15,7 +15,7 @@ import pytest
 import spxcore
 from spxcore._version import __version__
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 BUILD_TOOLS = ("build", "setuptools", "pybind11", "cmake", "ninja")
 
 

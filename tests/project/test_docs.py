@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 COMMANDS = {
     "spx-sample": "sample", "spx-plan": "plan", "spx-train": "train", "spx-eval": "evaluate", "spx-train-lenet": "lenet",
@@ -65,6 +65,30 @@ def test_links_and_files_are_there(page):
             assert (page.parent / target).exists(), target
     for name in re.findall(r"`((?:spxcore|kernels|csrc|python|tests|benchmarks|docs|examples)/[\w./-]+)`", text):
         assert (ROOT / name).exists(), f"{page.name} names {name}"
+
+
+def test_links_to_headings_are_there():
+    """As GitHub names headings: small letters, blanks as dashes, other signs left out."""
+    headings = {}
+    for page in PAGES:
+        prose = re.sub(r"```.*?```", "", page.read_text(), flags=re.S)
+        titles = re.findall(r"^#+ (.*)$", prose, flags=re.M)
+        headings[page.resolve()] = {re.sub(r"[^\w -]", "", title.lower()).replace(" ", "-") for title in titles}
+    found = 0
+    for page in PAGES:
+        for target, heading in re.findall(r"\]\(([^)#:]*)#([^)]+)\)", page.read_text()):
+            whole = (page.parent / target).resolve() if target else page.resolve()
+            assert heading in headings[whole], f"{page.name}: {target}#{heading}"
+            found += 1
+    assert found > 5
+
+
+def test_every_picture_is_shown():
+    shown = {
+        (page.parent / target).resolve() for page in PAGES for target in re.findall(r"\]\(([^)#]+)\)", page.read_text())
+    }
+    pictures = {path.resolve() for path in (ROOT / "docs" / "images").rglob("*") if path.is_file()}
+    assert len(pictures) > 10 and not pictures - shown
 
 
 def test_the_readmes_python_runs(tmp_path, monkeypatch):

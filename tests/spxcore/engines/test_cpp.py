@@ -553,7 +553,7 @@ def test_the_environment_chooses_the_instruction_set(monkeypatch):
 def test_it_draws_without_torch():
     code = f"""
 import sys
-sys.path.insert(0, {str(Path(__file__).parent)!r})
+sys.path.insert(0, {str(Path(__file__).parents[2] / "support")!r})
 from walks import relu_job
 from spxcore import engines
 task = relu_job(5, 10, 10, told=True, latent=2)

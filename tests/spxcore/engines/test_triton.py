@@ -662,7 +662,7 @@ def test_kernels_compile_for_gpus_that_are_not_here(capability, precisions):
     """Down to machine code, with the arguments of real launches; they fit into a block's shared memory and use tensor cores."""
     environment = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
     environment["PYTHONPATH"] = os.pathsep.join(p for p in sys.path if p)
-    script = Path(__file__).parent / "triton_compile.py"
+    script = Path(__file__).parents[2] / "support" / "triton_compile.py"
     command = [sys.executable, str(script), str(capability), *precisions]
     done = subprocess.run(command, env=environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr[-3000:]

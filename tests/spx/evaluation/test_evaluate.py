@@ -11,7 +11,7 @@ import pytest
 import slow_measures as slow
 import torch
 from helpers import digits, tiny_model, write_dataset
-from test_bits import lively, windows_at_once
+from spatial_windows import lively, windows_at_once
 
 from spx.api import Sampler
 from spx.checkpoints import save_checkpoint
@@ -509,12 +509,12 @@ def test_a_plain_model_without_a_classifier(plain_checkpoint, tmp_path, capsys):
 
 
 def test_a_score_does_not_depend_on_its_batches(plain_checkpoint, monkeypatch):
-    from spx.models import likelihood
+    from spx.models import model as models
 
     model, images = plain_checkpoint(8), digits(5, side=8)[0][..., None]
     whole, told = model.score(images), []
-    monkeypatch.setattr(likelihood, "_BATCH", 2)
-    found = likelihood.score(model.checkpoint, images, progress=lambda part, share: told.append(share))
+    monkeypatch.setattr(models, "_BATCH", 2)
+    found = model.family.score(model.checkpoint, images, progress=lambda part, share: told.append(share))
     np.testing.assert_allclose(found.bits, whole.bits, rtol=1e-6)
     np.testing.assert_allclose(found.pixel_bits, whole.pixel_bits, rtol=1e-4, atol=1e-5)
     assert told == [0.4, 0.8, 1.0]
@@ -523,7 +523,7 @@ def test_a_score_does_not_depend_on_its_batches(plain_checkpoint, monkeypatch):
         digits(5, side=9)[0][..., None],
     )  # each image has a code of its own, and pays for it
     found = coded.score(images)
-    monkeypatch.setattr(likelihood, "_BATCH", 100)
+    monkeypatch.setattr(models, "_BATCH", 100)
     whole = coded.score(images)
     np.testing.assert_allclose(found.bits, whole.bits, rtol=1e-5)
     without = whole.pixel_bits.mean(axis=(1, 2)) + whole.code_bits

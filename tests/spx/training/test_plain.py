@@ -21,7 +21,7 @@ from spx.training.trainer import Trainer
 from spxcore.errors import SpxError
 
 if "toy" not in sys.modules:
-    _EXAMPLE = importlib.util.spec_from_file_location("toy", Path(__file__).parents[2] / "examples" / "toy.py")
+    _EXAMPLE = importlib.util.spec_from_file_location("toy", Path(__file__).parents[3] / "examples" / "toy.py")
     sys.modules["toy"] = importlib.util.module_from_spec(_EXAMPLE)
     _EXAMPLE.loader.exec_module(sys.modules["toy"])
 
@@ -132,7 +132,7 @@ def test_one_step_by_hand(small_images, tmp_path):
 
 def test_what_does_not_fit(small_images, data_dir, tmp_path):
     for folder, replaced, message in (
-        (small_images, {"levels": 8}, r"^data: expected levels under 8, got also 15"),
+        (small_images, {"levels": 8}, r"^data: expected levels below 8, got 15"),
         (small_images, {"preset": "large"}, r"^preset: expected small, got 'large'"),
         (small_images, {"mixtures": 8}, r"^settings: expected names of .*, got mixtures"),
     ):

@@ -219,7 +219,7 @@ def tiny_model(channels: int = 1, conditioning: str = "spatial", prior: bool = T
     if conditioning == "paper":
         fields.setdefault("sizes", [28, 28])
     vae = {"size": 28, "channels": channels, "filters": [4, 4, 8], "mixtures": 2, "latent": latent} if latent else None
-    model = SpatialPixelCNN(network=fields, vae=vae, classes=10)
+    model = SpatialPixelCNN(network=fields, vae=vae)
     if prior and latent:
         model.set_prior(tiny_prior(latent))
     return model.eval()

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 FOLDERS = {"spxcore": ROOT / "spxcore", "spxcore.kernels": ROOT / "kernels", "spx": ROOT / "python" / "spx"}
 
 # Steps of spxcore, lowest first: a module imports its own step and lower ones. The longest prefix counts.

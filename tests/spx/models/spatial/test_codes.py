@@ -1,4 +1,4 @@
-"""q(z | x), the encoder's and the bettered one."""
+"""q(z | x): the encoder's, and the refined one."""
 
 import numpy as np
 import torch

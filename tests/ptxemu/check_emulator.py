@@ -245,5 +245,5 @@ def test_a_new_opcode_in_the_compilers_ptx_is_refused():
 
 def test_settings_are_checked():
     for words in ({"sched": "random"}, {"seed": "one"}, {"races": 2}):
-        with pytest.raises(ValueError, match="setting not known|expected a number"):
+        with pytest.raises(ValueError, match=r"setting not known|expected a number"):
             emulator.settings(**words)

@@ -81,12 +81,16 @@ def library() -> ctypes.CDLL:
 
 
 def be_the_gpu() -> None:
-    """From now on spxcore._cuda is the one that runs on the interpreter; before spxcore asks for it."""
+    """From now on spxcore._cuda is the one that runs on the interpreter."""
     library()
     spec = importlib.util.spec_from_file_location("spxcore._cuda", module_file())
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
     sys.modules["spxcore._cuda"] = module
+    from spxcore import native
+
+    for function in (native._load, native._cuda):  # spxcore may have asked before
+        function.cache_clear()
 
 
 def settings(**values: str | int) -> None:

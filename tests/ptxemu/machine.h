@@ -137,7 +137,8 @@ struct Launch {
   std::mt19937_64 random;
   // The race check's.
   bool races = false;
-  vector<Clocks> clocks;
+  vector<Clocks> clocks;  // of each thread of the grid
+  Clocks no_clocks() const { return Clocks(grid.x * grid.y * grid.z, static_cast<size_t>(threads)); }
   std::unordered_map<u64, Clocks> released;  // by address
   vector<Clocks> many_reads;
   vector<u32> unused_reads;

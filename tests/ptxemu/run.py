@@ -32,10 +32,10 @@ def parts() -> dict[str, tuple[list[str], dict[str, str]]]:
     shipped = [sys.executable, str(emulator.HERE / "shipped.py")]
     return {
         "emulator": (check("emulator"), {}),
-        "cuda": (check("cuda"), {}),
+        "cuda": (check("cuda", "-p", "gpu_plugin"), {}),
         "gpu-tests": (pytest(*plugin), {"PTXEMU": "races=1"}),
-        "triton-80": (check("triton"), {"PTXEMU_CAPABILITY": "80"}),
-        "triton-90": (check("triton"), {"PTXEMU_CAPABILITY": "90"}),
+        "triton-80": (check("triton"), {"PTXEMU_CAPABILITY": "80", "TRITON_INTERPRET": "0"}),
+        "triton-90": (check("triton"), {"PTXEMU_CAPABILITY": "90", "TRITON_INTERPRET": "0"}),
         "mutants": (script, {}),
         "shipped": (shipped, {}),
     }
@@ -44,7 +44,7 @@ def parts() -> dict[str, tuple[list[str], dict[str, str]]]:
 # What CI runs: about a minute of one core, the build included.
 QUICK = {
     "emulator": (check("emulator"), {}),
-    "cuda": (pytest("--noconftest", "-m", "not slow", str(emulator.HERE / "check_cuda.py")), {}),
+    "cuda": (pytest("--noconftest", "-p", "gpu_plugin", "-m", "not slow", str(emulator.HERE / "check_cuda.py")), {}),
 }
 
 

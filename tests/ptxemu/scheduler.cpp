@@ -228,7 +228,7 @@ void Launch::gather(Warp& warp) {
 bool Launch::barrier(Block& block) {
   if (!block.live || block.waiting < block.live) return false;
   int number = -1;
-  Clocks all(clocks.size());
+  Clocks all = no_clocks();
   for (auto& warp : block.warps) {
     int first = -1;
     for (int lane = 0; lane < LANES; lane++) {
@@ -241,7 +241,7 @@ bool Launch::barrier(Block& block) {
           (warp->pc[lane] != warp->pc[first] || warp->function[lane] != warp->function[first])) {
         find("bar.sync that the lanes of a warp reach at different places", *warp, lane, "");
       }
-      if (races) join(all, clocks[warp->thread_of_grid(lane)]);
+      if (races) all.join(clocks[warp->thread_of_grid(lane)]);
     }
   }
   for (auto& warp : block.warps) {
@@ -251,7 +251,7 @@ bool Launch::barrier(Block& block) {
       if (!races) continue;
       const u32 thread = warp->thread_of_grid(lane);
       clocks[thread] = all;
-      clocks[thread][thread]++;
+      clocks[thread].at(thread)++;
     }
   }
   block.waiting = 0, barriers++;
@@ -292,9 +292,9 @@ void Launch::run() {
   threads = static_cast<int>(dims.x * dims.y * dims.z);
   const int count = static_cast<int>(grid.x * grid.y * grid.z), all = count * threads;
   random.seed(settings.seed * 7919 + 17);
-  races = settings.races && all <= 4096;  // a thread's clocks are as many as there are threads
-  if (races) clocks.assign(all, Clocks(all));
-  for (size_t t = 0; t < clocks.size(); t++) clocks[t][t] = 1;
+  races = settings.races && all < 65536;  // the number of a Cell's thread has 16 bits
+  if (races) clocks.assign(all, no_clocks());
+  for (u32 t = 0; t < clocks.size(); t++) clocks[t].at(t) = 1;
   {
     std::lock_guard<std::mutex> guard(allocations_lock);
     for (auto& [_, of] : allocations) of->stored = of->read_only = false, vector<Cell>().swap(of->cells);

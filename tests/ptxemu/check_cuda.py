@@ -51,9 +51,9 @@ def same_as_without_a_gpu(task, precision: str, given=None, keep: bool = False, 
     [
         pytest.param(1, {}, {}, id="orderly"),
         pytest.param(2, {"blocks": 3, "windows": 2}, {"schedule": "random", "seed": 1}, id="random"),
-        pytest.param(1, {"blocks": 5, "warps": 1, "windows": 2}, {"resident": 1}, id="one block at a time"),
+        pytest.param(1, {"blocks": 5, "warps": 1, "windows": 2}, {"resident": 1}, id="one block at a time", marks=slow),
         pytest.param(
-            1, {"warps": 3, "windows": 4}, {"shared": 2048, "schedule": "random", "seed": 9}, id="arenas in global memory"
+            1, {"warps": 3, "windows": 4}, {"shared": 2048, "schedule": "random", "seed": 9}, id="arenas in global memory", marks=slow,
         ),
     ],
 )  # fmt: skip
@@ -89,10 +89,9 @@ def test_other_networks(fields, height, width, precision):
     same_as_without_a_gpu(job(config(**fields), height, width), precision, warps=4)
 
 
+@slow
 @precisions
-@pytest.mark.parametrize(
-    "name", [name if name.startswith("binary") else pytest.param(name, marks=slow) for name in TOYS]
-)
+@pytest.mark.parametrize("name", TOYS)
 def test_toys(name, precision):
     settings = {"schedule": "random", "seed": 3}
     same_as_without_a_gpu(toy_job(*TOYS[name]), precision, settings=settings, blocks=3, windows=2)

@@ -14,16 +14,17 @@ import emulator
 import numpy as np
 import pytest
 import torch
-from helpers import close, config, expected_images, job, same_images
+from helpers import close, drawn, same_images
 from test_cuda import TOLERANCE, forced
+from test_triton import toy_job
 from triton import runtime
 from triton_compile import Driver
 
+from spxcore import Logistics, engines
 from spxcore.engines.triton import PRECISIONS, Triton
 from spxcore.kernels import gated, windows
 from spxcore.kernels.tuning import blocks_for
 
-SMALL = {"patch": 4, "filters": 3, "conditioning": "spatial"}
 # From PTXEMU_CAPABILITY: 80 an A100's, 90 an H100's, whose products need wgmma in the tensor cores' precisions.
 CAPABILITY = int(os.environ.get("PTXEMU_CAPABILITY", "80"))
 
@@ -45,7 +46,7 @@ class Kernel:
         compiled = self.kernel.warmup(*values, grid=grid, **named)
         source = compiled.asm["ptx"]
         if source not in self.programs:
-            self.programs[source] = emulator.Program(edited(source))
+            self.programs[source] = emulator.Program(edited(source, self.kernel.__name__))
         given = dict(zip(self.kernel.arg_names, values)) | named
         arguments, shared = [], []
         for name, kind in compiled.src.signature.items():
@@ -69,8 +70,8 @@ class Kernel:
         assert status == 0, (metadata.name, emulator.findings())
 
 
-def edited(source: str) -> str:
-    """The PTX; mutants.py puts a fault in here."""
+def edited(source: str, kernel: str) -> str:
+    """A kernel's PTX; mutants.py puts a fault in here."""
     return source
 
 
@@ -102,24 +103,31 @@ def nothing_is_found():
     assert emulator.findings() == {}
 
 
+def task():
+    """A toy network with relu, gates, residuals, a coarser map, conditioning and a code; windows of 2x2."""
+    return toy_job(Logistics(1, 2), 2, 3, 5, images=1, told=5)
+
+
 @precisions
 def test_teacher_forced(precision):
-    task = job(config(**SMALL), 4, 5)
-    got, expected = forced(OnPtx(precision), task)
+    got, expected = forced(OnPtx(precision), task())
     assert close(got, expected, TOLERANCE.get(precision, 1e-5))
     assert all(kernel.launches for kernel in (windows.inputs, windows.ahead, windows.steps))
 
 
 @pytest.mark.parametrize("precision", ["fp32", "tf32x3"] if CAPABILITY == 80 else ["fp32"])
 def test_images(precision):
-    task, expected = expected_images(SMALL, 4, 5, 1)
-    canvas = task.canvas()
-    OnPtx(precision).draw(task, canvas)
-    same_images(task, canvas.pixels, expected)
+    expected = drawn(engines.get("torch", device="cpu"), task()).pixels
+    same_images(task(), drawn(OnPtx(precision), task()).pixels, expected)
 
 
 @pytest.mark.parametrize("told", [None, (2, 14, 1, 1), (2, 14, 5, 3)])
 def test_the_gate(told):
+    the_gate(told)
+
+
+def the_gate(told) -> None:
+    """Values and gradients of the fused layer are PyTorch's."""
     g = torch.Generator().manual_seed(0)
     x, y, grad = (torch.randn(2, n, 5, 3, generator=g) for n in (7, 14, 7))
     h = None if told is None else torch.randn(told, generator=g)

@@ -1,11 +1,13 @@
-"""Faults put into the PTX, one at a time: is each of them seen? python tests/ptxemu/mutants.py [PATTERN] (run.py calls it).
+"""Faults put into the PTX, one at a time: is each of them seen? python tests/ptxemu/mutants.py cuda|triton [PATTERN] (run.py calls it).
 
-Each runs in a process of its own, which draws a small job, and one with given pixels, and evaluates windows, with a random schedule and
-the race check. A fault is seen if pixels or numbers differ, if anything is found, or if the launch fails.
+Each runs in a process of its own. For CUDA it draws a small job, and one with given pixels, or evaluates windows, with a random schedule;
+for Triton it draws a job of given pixels, or runs the gate. Races are looked for. A fault is seen if pixels or numbers differ, if anything
+is found, or if the launch fails.
 """
 
 from __future__ import annotations
 
+import argparse
 import json
 import os
 import re
@@ -58,10 +60,10 @@ def swapped_registers(list_number: int, first: int, second: int) -> Callable[[st
             lists = re.findall(r"\{[^}]*\}", match[0])
             names = lists[list_number].strip("{}").split(",")
             names[first], names[second] = names[second], names[first]
-            parts = match[0].split(lists[list_number], 1) if list_number else ["", match[0][len(lists[0]) :]]
+            parts = match[0].split(lists[list_number], 1)
             return parts[0] + "{" + ",".join(names) + "}" + parts[1]
 
-        changed, count = re.subn(r"(?<=f32 )\{[^;]*;", change, text)
+        changed, count = re.subn(r"(?<=f32)\s+\{[^;]*;", change, text)
         assert count, "no mma"
         return changed
 
@@ -144,6 +146,23 @@ CUDA = [
 ]  # fmt: skip
 
 
+# In tf32, whose products are mma. Blocks do not wait for each other, and a barrier separates the stages of a step.
+TRITON = [
+    Fault("inputs go one place further", "inputs", "tf32", replaced(r"(st\.global\.v4\.b32 \[ %\w+ \+) 0 \]", r"\1 16 ]")),
+    Fault("maps are weighted otherwise", "inputs", "tf32", replaced(r"sub\.f32", "add.f32")),
+    Fault("copies are not waited for", "ahead", "tf32", replaced(r"cp\.async\.wait_group\s+\d+;", ";")),
+    Fault("no barrier after the copies", "ahead", "tf32", replaced(r"(cp\.async\.wait_group\s+\d+;\s*)bar\.sync\s+0;", r"\1")),
+    Fault("mma: a1 and a2 change places", "ahead", "tf32", swapped_registers(1, 1, 2)),
+    Fault("mma: b0 and b1 change places", "ahead", "tf32", swapped_registers(2, 0, 1)),
+    Fault("no absolute value before exp", "ahead", "tf32", replaced(r"abs\.f32", "neg.f32")),
+    Fault("no barriers", "steps", "tf32", replaced(r"bar\.sync\s+0;", ";")),
+    Fault("mma: a1 and a2 change places", "steps", "tf32", swapped_registers(1, 1, 2)),
+    Fault("what is kept goes one number further", "steps", "tf32", replaced(r"(st\.global\.b32 \[ %\w+ \+) 0 \]", r"\1 4 ]")),
+    Fault("another base of exponentials", "forward_kernel", "fp32", replaced("0f3FB8AA3B", "0f3FC00000")),
+    Fault("another sign", "backward_kernel", "fp32", replaced(r"sub\.f32", "add.f32")),
+]  # fmt: skip
+
+
 def changed(source: str, fault: Fault) -> str:
     """The PTX with a fault in it."""
     functions = re.split(r"(?m)^(?=(?:\.visible |\.weak )?\.(?:entry|func)\b)", source)
@@ -154,58 +173,98 @@ def changed(source: str, fault: Fault) -> str:
     return "".join(functions)
 
 
-class Checks:
-    """What a fault shall be seen by, with the right answers, which are computed before any fault."""
+class OnCuda:
+    """What a fault of the CUDA kernels shall be seen by, with the right answers, which are computed before any fault."""
+
+    faults, without = CUDA, [Fault("no fault", "draw_kernel", precision, str) for precision in PRECISIONS]
 
     def __init__(self):
         import numpy as np
         from helpers import config, drawn, job, network, windows
-        from test_cuda import TOLERANCE, host_build
+        from test_cuda import host_build
 
         from spxcore import Given
-        from spxcore.plan import plan_at
 
-        self.tolerance = TOLERANCE
+        self.source = emulator.ptx()
         self.task = job(config(patch=4, filters=3, conditioning="spatial"), 7, 10, 2)
-        noise = np.random.default_rng(0)
-        shape = (2, 7, 10)
+        noise, shape = np.random.default_rng(0), (2, 7, 10)
         self.given = Given(noise.integers(0, 256, (*shape, 1)).astype(np.uint8), noise.random(shape) < 0.6)
         self.drawings = {
-            (p, n): drawn(host_build(p), self.task, given).pixels
-            for p in PRECISIONS
+            (precision, n): drawn(host_build(precision), self.task, given).pixels
+            for precision in PRECISIONS
             for n, given in enumerate((None, self.given))
         }
         c = config(patch=4)
         self.network, (_, self.inputs, self.code) = network(c), windows(c, batch=5)
-        self.plan = plan_at(self.network.graph, 4, 4)
         self.values = {p: host_build(p).evaluate(self.network, 4, 4, self.inputs, self.code) for p in PRECISIONS}
 
-    def differ(self, precision: str, evaluate: bool) -> str:
-        """What is wrong on the PTX, "" if nothing is."""
+    def run(self, fault: Fault) -> str:
+        """What is wrong with a fault in the PTX, "" if nothing is."""
+        with tempfile.NamedTemporaryFile("w", suffix=".ptx") as file:
+            file.write(self.source if fault in self.without else changed(self.source, fault))
+            file.flush()
+            os.environ["PTXEMU_PTX"] = file.name
+            emulator.be_the_gpu()
         from helpers import close, drawn
 
         from spxcore import native
         from spxcore.engines import cuda
 
-        engine = cuda.Cuda(native.cuda().Engine, precision, cuda.Options(blocks=3, warps=2, windows=2, patience=20000))
+        options = cuda.Options(blocks=3, warps=2, windows=2, patience=20000)
+        engine = cuda.Cuda(native.cuda().Engine, fault.precision, options)
         emulator.settings(races=1, schedule="random", seed=1, mma="sequential", most=60_000_000)
-        try:
-            if evaluate:
-                got = engine.evaluate(self.network, 4, 4, self.inputs, self.code)
-                if not close(got, self.values[precision], 1e-5):
-                    return "other numbers"
-            for n, given in enumerate(() if evaluate else (None, self.given)):
-                pixels = drawn(engine, self.task, given).pixels
-                count = int((pixels != self.drawings[precision, n]).sum())
-                if count:
-                    return f"{count} pixels differ"
-        except RuntimeError as error:
-            return str(error)
+        if fault.function == "evaluate_kernel":
+            got = engine.evaluate(self.network, 4, 4, self.inputs, self.code)
+            return "" if close(got, self.values[fault.precision], 1e-5) else "other numbers"
+        for n, given in enumerate((None, self.given)):
+            differ = int((drawn(engine, self.task, given).pixels != self.drawings[fault.precision, n]).sum())
+            if differ:
+                return f"{differ} pixels differ"
         return ""
 
 
-def seen(checks: Checks, source: str, fault: Fault | None, precision: str = "fp32") -> list[str]:
-    """What is seen of a fault, or without one, in a process of its own."""
+class OnTriton:
+    """The same for Triton's kernels."""
+
+    faults, without = TRITON, [Fault("no fault", name, "tf32", str) for name in ("steps", "forward_kernel")]
+
+    def __init__(self):
+        os.environ["TRITON_INTERPRET"] = "0"
+        import check_triton
+
+        self.checks = check_triton
+
+    def run(self, fault: Fault) -> str:
+        checks, applied = self.checks, []
+
+        def edited(source: str, kernel: str) -> str:
+            if kernel != fault.function or fault in self.without:
+                return source
+            # A kernel is compiled in several variants, of which not all have what is changed.
+            try:
+                result = fault.edit(source)
+            except AssertionError:
+                return source
+            applied.append(kernel)
+            return result
+
+        checks.edited = edited
+        emulator.settings(races=1, most=200_000_000)
+        try:
+            if fault.function in ("forward_kernel", "backward_kernel"):
+                checks.the_gate((2, 14, 1, 1))
+                wrong = ""
+            else:
+                got, expected = checks.forced(checks.OnPtx(fault.precision), checks.task())
+                wrong = "" if checks.close(got, expected, checks.TOLERANCE[fault.precision]) else "other numbers"
+        except AssertionError as error:
+            wrong = str(error).strip().split("\n")[0]
+        assert applied or fault in self.without, f"{fault.name}: nothing changed"
+        return wrong
+
+
+def seen(on: OnCuda | OnTriton, fault: Fault) -> list[str]:
+    """What is seen of a fault, in a process of its own."""
     reading, writing = os.pipe()
     child = os.fork()
     if child:
@@ -215,40 +274,36 @@ def seen(checks: Checks, source: str, fault: Fault | None, precision: str = "fp3
         os.waitpid(child, 0)
         return json.loads(answer) if answer else ["the process ended"]
     try:
-        with tempfile.NamedTemporaryFile("w", suffix=".ptx") as file:
-            file.write(changed(source, fault) if fault else source)
-            file.flush()
-            os.environ["PTXEMU_PTX"] = file.name
-            emulator.be_the_gpu()
-        evaluate = bool(fault) and fault.function == "evaluate_kernel"
-        found = [checks.differ(precision if fault is None else fault.precision, evaluate)]
-        found += sorted({re.sub(r" @\d+$", "", kind) for kind in emulator.findings()})
-        answer = json.dumps([what for what in found if what])
+        try:
+            wrong = on.run(fault)
+        except RuntimeError as error:  # CUDA's
+            wrong = str(error)
+        found = [wrong, *sorted({re.sub(r" @\d+$", "", kind) for kind in emulator.findings()})]
     except BaseException as error:
-        answer = json.dumps([f"NOT RUN: {error!r}"])
+        found = [f"NOT RUN: {error!r}"]
     with os.fdopen(writing, "w") as pipe:
-        pipe.write(answer)
+        pipe.write(json.dumps([what for what in found if what]))
     os._exit(0)
 
 
 def main() -> None:
-    wanted = sys.argv[1] if len(sys.argv) > 1 else ""
-    checks, source, bad, real = Checks(), emulator.ptx(), 0, 0
-    for precision in PRECISIONS:
-        without = seen(checks, source, None, precision)
-        bad += bool(without)
-        print(f"no fault, {precision}: {without or 'nothing is seen'}", flush=True)
-    for fault in CUDA:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("of", choices=("cuda", "triton"))
+    parser.add_argument("pattern", nargs="?", default="", help="only faults whose line matches it")
+    options = parser.parse_args()
+    on = {"cuda": OnCuda, "triton": OnTriton}[options.of]()
+    bad = count = 0
+    for fault in (*on.without, *on.faults):
         title = f"{fault.function}, {fault.precision}: {fault.name}"
-        if not re.search(wanted, title):
+        if not re.search(options.pattern, title):
             continue
-        found = seen(checks, source, fault)
-        wrong = not found if not fault.equivalent else bool(found)
-        wrong |= any(what.startswith("NOT RUN") for what in found)
-        bad, real = bad + wrong, real + (not fault.equivalent)
-        verdict = "WRONG " if wrong else "equal " if fault.equivalent else "seen  "
-        print(f"{verdict} {title}: {'; '.join(found)[:160] or fault.equivalent}", flush=True)
-    print(f"{real} faults, {bad} of them not as they should be")
+        real = fault in on.faults and not fault.equivalent
+        found = seen(on, fault)
+        wrong = real != bool(found) or any(what.startswith("NOT RUN") for what in found)
+        bad, count = bad + wrong, count + real
+        verdict = "WRONG" if wrong else "seen " if real else "right"
+        print(f"{verdict} {title}: {'; '.join(found)[:200] or fault.equivalent or 'nothing is seen'}", flush=True)
+    print(f"{count} faults, {bad} lines wrong")
     sys.exit(bad > 0)
 
 

@@ -36,7 +36,8 @@ def parts() -> dict[str, tuple[list[str], dict[str, str]]]:
         "gpu-tests": (pytest(*plugin), {"PTXEMU": "races=1"}),
         "triton-80": (check("triton"), {"PTXEMU_CAPABILITY": "80", "TRITON_INTERPRET": "0"}),
         "triton-90": (check("triton"), {"PTXEMU_CAPABILITY": "90", "TRITON_INTERPRET": "0"}),
-        "mutants": (script, {}),
+        "mutants": ([*script, "cuda"], {}),
+        "mutants-triton": ([*script, "triton"], {}),
         "shipped": (shipped, {}),
     }
 

@@ -89,7 +89,7 @@ struct Place {
   int32_t residual;     // x that is added at the end
   int32_t raw;          // where the result goes
   int32_t activated;    // where its activation goes
-  int32_t form;         // FORM_PAIRS, packed as the precision wants them, or FORM_RELU, fp32 numbers read as raw ones
+  int32_t form;         // FORM_PAIRS, packed as the precision wants them, or another, fp32 numbers read as raw ones
 };
 
 }  // namespace cuda

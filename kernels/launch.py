@@ -12,7 +12,7 @@ from ..errors import require
 from ..heads import Head
 from ..lower.job import WindowJob
 from ..lower.packing import code_numbers
-from ..lower.tables import columns_of
+from ..lower.tables import FORM_PAIRS, columns_of
 from . import windows as kernels
 from .tables import ALIGN, JOB, PROGRAM, UNIT, Layout, padded
 from .tuning import Blocks
@@ -52,7 +52,7 @@ class Tile(Shape):
         lanes, places, stages: see `Blocks`.
         columns, pair_k: see `Layout`.
         precision, raw_precision, scale: see `_DOT`.
-        relu: whether any value is read through relu.
+        single: whether any value is read in a form of one number, so any but FORM_PAIRS.
     """
 
     lanes: int
@@ -63,7 +63,7 @@ class Tile(Shape):
     precision: str
     raw_precision: str
     scale: int
-    relu: bool
+    single: bool
 
 
 @dataclass(frozen=True)
@@ -131,8 +131,9 @@ class OnDevice:
         dot, raw_dot, scale = _DOT[precision]
         if precision == "bf16" and interpreted:
             dot = "widen"
-        relu = bool((layout.operations["relu"] * (layout.operations["activated"] >= 0)).any())
-        rest = layout.columns, layout.pair_k, dot, raw_dot, scale, relu
+        kept = layout.operations["activated"] >= 0
+        single = bool((kept & (layout.operations["form"] != FORM_PAIRS)).any())
+        rest = layout.columns, layout.pair_k, dot, raw_dot, scale, single
         self.tile = Tile(blocks.lanes, blocks.places, blocks.stages, *rest)
         self.step_tile = Tile(blocks.step_lanes, blocks.step_places, 1, *rest)
         self.pair_type = torch.bfloat16 if precision == "bf16" else torch.float32

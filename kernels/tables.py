@@ -17,14 +17,14 @@ import numpy as np
 
 from ..errors import require
 from ..lower.packing import interleaved
-from ..lower.tables import FORM_PAIRS, FORM_RELU, columns_of, rows_of
+from ..lower.tables import FORM_PAIRS, columns_of, rows_of
 from ..lower.window import Packed, WindowProgram, inputs_of, pack, window_programs
 from ..plan import Plan, Stage
 from .tuning import Blocks
 
 ALIGN = 8
 UNIT = 16  # addresses are stored divided by UNIT or ALIGN, so that the compiler can prove loads aligned
-RAW_K = 16  # inputs of a chunk of raw numbers (pixels, what a place is told, residual stream, relu)
+RAW_K = 16  # inputs of a chunk of raw numbers (pixels, what a place is told, residual stream, forms of one number)
 
 
 def _int32(*names: str) -> np.dtype:
@@ -54,7 +54,7 @@ OPERATION = _int32(
     "residual",  # added at the end
     "raw",  # where the result goes
     "activated",  # where its activation goes
-    "relu",  # 1 if that is relu, else 0: pairs of concat_elu
+    "form",  # of that, as of `OP`
 )
 
 # A piece of a tap's inputs.
@@ -244,9 +244,9 @@ class _Builder:
 
     def __init__(self, plan: Plan, shared: Packed, programs: list[WindowProgram], blocks: Blocks):
         self.plan, self.shared, self.programs, self.blocks = plan, shared, programs, blocks
-        of = {form: 1 for form in (FORM_PAIRS, FORM_RELU)}  # the most channels of a value that is read so
+        of = {FORM_PAIRS: 1}  # the most channels of a value that is read so
         for value, form in shared.activations.items():
-            of[form] = max(of[form], plan.values[value].channels)
+            of[form] = max(of.get(form, 1), plan.values[value].channels)
         self.pair_k, filters = chunk_size(2 * of[FORM_PAIRS]), max(of.values())
         self.columns = min(chunk_size(filters), 32)
         self.pairs, self.raws = _Weights(self.columns), _Weights(self.columns)
@@ -344,11 +344,10 @@ class _Builder:
         """The operations of all programs."""
         ops = np.concatenate([program.ops for program in self.programs])
         result = np.zeros(len(ops), OPERATION)
-        for name in ("bias", "code", "raw", "activated"):
+        for name in ("bias", "code", "raw", "activated", "form"):
             result[name] = ops[name]
         result["partial"] = np.maximum(ops["partial_in"], ops["partial_out"])
         result["residual"] = np.maximum(ops["residual"], ops["residual_ahead"])
-        result["relu"] = ops["form"] == FORM_RELU
         return result
 
     def stages_ahead(self, base: np.ndarray) -> list[AheadStage]:

@@ -49,6 +49,7 @@ class Columns(tl.constexpr):
 GROUP, OPERATION, CHUNK = Columns(layout.GROUP), Columns(layout.OPERATION), Columns(layout.CHUNK)
 PART, PIXEL, INPUT = Columns(layout.PART), Columns(layout.PIXEL), Columns(layout.INPUT)
 PROGRAM, DIRECTORY, JOB = Columns(layout.PROGRAM), Columns(layout.DIRECTORY), Columns(layout.JOB)
+FORM_PAIRS = tl.constexpr(layout.FORM_PAIRS)
 ALIGN, UNIT, RAW_K = tl.constexpr(layout.ALIGN), tl.constexpr(layout.UNIT), tl.constexpr(layout.RAW_K)
 
 
@@ -102,6 +103,12 @@ def concat_elu(x, ROWS: tl.constexpr, COLUMNS: tl.constexpr):
     e = tl.exp(-tl.abs(x)) - 1.0
     both = tl.join(tl.where(x > 0, x, e), tl.where(x > 0, e, -x))
     return tl.reshape(both, (ROWS, 2 * COLUMNS))
+
+
+@triton.jit
+def seen_as(form, y):
+    """y [ROWS, COLUMNS] in a form of one number, so any but FORM_PAIRS, of each row: form int32 [ROWS, 1]."""
+    return tl.where(y > 0.0, y, 0.0)  # FORM_RELU
 
 
 @triton.jit
@@ -191,11 +198,11 @@ def finish(
     at = memory + (raw * lanes + lane * raw_width)[:, None] + column
     tl.store(at, y, mask=(finished & (raw >= 0))[:, None] & inside)
     finished &= activated >= 0
-    if TILE.value.relu:
-        relu = tl.load(op + OPERATION.relu) != 0
+    if TILE.value.single:
+        form = tl.load(op + OPERATION.form)
         at = memory + (activated * lanes + lane * raw_width)[:, None] + column
-        tl.store(at, tl.where(y > 0.0, y, 0.0), mask=(finished & relu)[:, None] & inside)
-        finished &= relu == 0
+        tl.store(at, seen_as(form[:, None], y), mask=(finished & (form != FORM_PAIRS))[:, None] & inside)
+        finished &= form == FORM_PAIRS
     at = pairs + (activated * (lanes * TILE.value.scale) + lane * pair_width)[:, None] + pair
     both = concat_elu(y, ROWS, COLUMNS).to(pairs.dtype.element_ty)
     tl.store(at, both, mask=finished[:, None] & (pair < pair_width))

@@ -1,5 +1,6 @@
 """GPU tests skip with a reason where there is no GPU, and Triton's kernels run in its interpreter there."""
 
+import importlib.util
 import os
 
 import pytest
@@ -22,6 +23,26 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if item.get_closest_marker("gpu"):
             item.add_marker(pytest.mark.skip(reason="needs an NVIDIA GPU, and PyTorch finds none"))
+
+
+@pytest.fixture(scope="session")
+def quick_interpreter():
+    """Triton's interpreter without its look for integer overflow at every operation, and without its preparations at every call from
+    one of our functions to another (the kernel's serve them all): less than half of its time."""
+    with pytest.MonkeyPatch.context() as patch:
+        if not HAVE_GPU and importlib.util.find_spec("triton"):
+            from triton.runtime import interpreter
+
+            options = interpreter.InterpreterOptions(sanitize_overflow=False)
+            patch.setattr(interpreter.interpreter_builder, "options", options)
+            call = interpreter.InterpretedFunction.__call__
+
+            def quick(self, *arguments, **named):
+                ours = self.fn.__module__.startswith("spxcore.")
+                return (self.rewrite() if ours else call.__get__(self))(*arguments, **named)
+
+            patch.setattr(interpreter.InterpretedFunction, "__call__", quick)
+        yield
 
 
 @pytest.fixture(scope="module")

@@ -168,22 +168,24 @@ inline Vec finished(bool gated, const float* sum, const float* gate, const float
   return x ? load(x) + y : y;
 }
 
-// The larger of x and 0; NaN stays NaN.
-inline Vec relu(Vec x) { return maximum(all(0.0f), x); }
+// y in a form of one number, so any but FORM_PAIRS.
+inline Vec seen_as(int32_t /*form*/, Vec y) {
+  return maximum(all(0.0f), y);  // FORM_RELU; NaN stays NaN
+}
 
 // The gate, and the result in the forms that are read; in PAIRS concat_elu goes into one row, rounded to bf16.
 template <bool PAIRS = false>
 void finish_wide(const Run& run, const Op& op, const float* sum) {
   const int channels = channels_of(op);
-  const bool gated = is_gated(op), of_relu = op.form == FORM_RELU;
+  const bool gated = is_gated(op), single = op.form != FORM_PAIRS;
   const float* x = has_residual(op) ? row_of(run, op.residual >= 0 ? op.residual : op.residual_ahead) : nullptr;
   float* raw = op.raw < 0 ? nullptr : row_of(run, op.raw);
   float* activated = op.activated < 0 ? nullptr : row_of(run, op.activated);
   for (int at = 0; at < channels * LANES; at += WIDTH) {
     const Vec y = finished(gated, sum + at, sum + channels * LANES + at, x ? x + at : nullptr);
     if (raw) store(raw + at, y);
-    if (activated && of_relu) {
-      store(activated + at, relu(y));
+    if (activated && single) {
+      store(activated + at, seen_as(op.form, y));
     } else if (activated) {
       Vec of_y, of_minus_y;
       concat_elu(y, &of_y, &of_minus_y);
@@ -296,7 +298,7 @@ void finish_narrow(const Run& run, const Op& op, const float* sum, float* x, flo
     return;
   }
   const int channels = channels_of(op);
-  const bool gated = is_gated(op), added = has_residual(op), of_relu = op.form == FORM_RELU;
+  const bool gated = is_gated(op), added = has_residual(op), single = op.form != FORM_PAIRS;
   if (op.residual >= 0) {
     for (int c = 0; c < channels; ++c) x[c] = run.arena[op.residual + c];
   } else if (op.residual_ahead >= 0) {
@@ -306,8 +308,8 @@ void finish_narrow(const Run& run, const Op& op, const float* sum, float* x, flo
   for (int c = 0; c < channels; c += WIDTH) {
     const Vec result = finished(gated, sum + c, sum + channels + c, added ? x + c : nullptr);
     store(y + c, result);
-    if (op.activated >= 0 && of_relu) {
-      store(of_y + c, relu(result));
+    if (op.activated >= 0 && single) {
+      store(of_y + c, seen_as(op.form, result));
     } else if (op.activated >= 0) {
       Vec a, b;
       concat_elu(result, &a, &b);
@@ -318,7 +320,7 @@ void finish_narrow(const Run& run, const Op& op, const float* sum, float* x, flo
   if (op.raw >= 0) {
     for (int c = 0; c < channels; ++c) run.arena[op.raw + c] = y[c];
   }
-  if (op.activated >= 0 && of_relu) {
+  if (op.activated >= 0 && single) {
     for (int c = 0; c < channels; ++c) run.arena[op.activated + c] = of_y[c];
   } else if (op.activated >= 0) {
     for (int c = 0; c < channels; ++c) {

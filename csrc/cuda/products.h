@@ -22,6 +22,11 @@ SPX_DEVICE void concat_elu(float y, float* of_y, float* of_minus_y) {
   *of_minus_y = y > 0.0f ? tail : -y;
 }
 
+// y in a form of one number, so any but FORM_PAIRS.
+SPX_DEVICE float seen_as(int32_t /*form*/, float y) {
+  return y < 0.0f ? 0.0f : y;  // FORM_RELU; NaN stays NaN
+}
+
 SPX_DEVICE float sigmoid(float x) { return 1.0f / (1.0f + expf(-x)); }
 
 // An fp32 number as (high, low) in one word of two bf16: 16 bits of mantissa in all.
@@ -35,8 +40,8 @@ template <Precision P>
 SPX_DEVICE void store_result(float* arena, const Place& place, int c, float y) {
   if (place.raw >= 0) arena[place.raw + c] = y;
   if (place.activated < 0) return;
-  if (place.form == FORM_RELU) {
-    arena[place.activated + c] = y < 0.0f ? 0.0f : y;  // a NaN stays one
+  if (place.form != FORM_PAIRS) {
+    arena[place.activated + c] = seen_as(place.form, y);
     return;
   }
   float of_y, of_minus_y;

@@ -64,18 +64,18 @@ class _Sum:
         same_map(self, other)
         if self.closed:
             return self.closed + other
-        if isinstance(other, _Sum) and not other.closed:
+        other = other.closed or other if isinstance(other, _Sum) else other
+        if isinstance(other, _Sum):
             require(not (self.residual and other.residual), f"walk: {self.name}", "at most one value added", "two")
             return self._with(self.residual or other.residual, other.reads, other.bias, other.biases, other.number)
-        value = other.closed if isinstance(other, _Sum) else other
-        plain = value.form == "raw" and len(value.of) == 1 and not value.ones
+        plain = other.form == "raw" and len(other.of) == 1 and not other.ones
         require(
             plain and not self.residual,
             f"walk: {self.name}",
             "at most one value, as it is, added to convolutions",
-            value,
+            other,
         )
-        return self._with(value.of[0], (), np.float32(0), (), self.number)
+        return self._with(other.of[0], (), np.float32(0), (), self.number)
 
     def _with(self, residual, reads, bias, biases, number) -> _Sum:
         return _Sum(
@@ -152,7 +152,7 @@ class _Net:
 
         result = []
         for i in range(parts):
-            reads = ()
+            reads: tuple[Read, ...] = ()
             if places is not None:
                 reads = (Read(places.of[0], "raw", part("places", i)[None], Taps.point()),)
             result.append((reads, None if code is None else part("latent", i)))
@@ -164,19 +164,19 @@ class _Net:
             self._declare("z", x.channels, None)
             self.z = x.channels
         self.convolutions += 1
-        bias, taps, biases = self.tensor(f"{name}.bias"), _taps(kernel, x.level), ()
+        bias, taps = self.tensor(f"{name}.bias"), _taps(kernel, x.level)
+        biases: tuple[Bias, ...] = ()
         if x.ones or kernel.shift != (0, 0):
             biases = (Bias(bias, w[:, -1] if x.ones else None, taps),)
             bias = np.zeros_like(bias)
         if x.ones:
             w = w[:, :-1]
-        if len(x.of) == 1:
-            reads = (Read(x.of[0], x.form, w, taps),)
-        else:  # concat_elu of several side by side: all their elu(x), then all their elu(-x)
+        parts = [w]
+        if len(x.of) > 1:  # concat_elu of several side by side: all their elu(x), then all their elu(-x)
             ends = np.cumsum([0, *(self.values[of].channels for of in x.of)])
             half = w.reshape(len(w), 2, ends[-1], outputs)
             parts = [half[:, :, first:end].reshape(len(w), -1, outputs) for first, end in pairwise(ends)]
-            reads = tuple(Read(of, x.form, part, taps) for of, part in zip(x.of, parts))
+        reads = tuple(Read(of, x.form, part, taps) for of, part in zip(x.of, parts))
         return _Sum(outputs, kernel.level(x.level), name, reads, bias, biases, self.convolutions)
 
     def _seen_as(self, form: str, times: int, values) -> _Value:

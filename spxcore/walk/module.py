@@ -135,7 +135,10 @@ class _Run:
         return torch.cat([x, torch.ones_like(x[:, :1])], dim=1) if ones else x
 
     def code(self, channels):
-        return self.z[:, :, None, None] if channels else None
+        if not channels:
+            return None
+        assert self.z is not None, "a network with a code is called with one"
+        return self.z[:, :, None, None]
 
     def told(self, name, parts, channels, places=None, code=None):
         h = None

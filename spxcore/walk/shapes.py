@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Protocol
 
 from .language import HERE, Kernel
 
@@ -25,7 +26,19 @@ class Symbol:
         return self
 
 
-def same_map(*values: Symbol, channels: bool = True) -> None:
+class Mapped(Protocol):
+    """What has a map: values, and sums of them that are still open."""
+
+    @property
+    def channels(self) -> int:
+        """Numbers at a place."""
+
+    @property
+    def level(self) -> int | None:
+        """See `spxcore.graph.Value`."""
+
+
+def same_map(*values: Mapped, channels: bool = True) -> None:
     """Raise a ValueError unless the values have the same level, and as many channels."""
     if len({(v.level, channels and v.channels) for v in values}) != 1:
         raise ValueError(f"walk: expected values of the same map, got {[(v.channels, v.level) for v in values]}")

@@ -10,7 +10,7 @@ FOLDERS = {"spxcore": ROOT / "spxcore", "spxcore.kernels": ROOT / "kernels", "sp
 
 # Steps of spxcore, lowest first: a module imports its own step and lower ones. The longest prefix counts.
 STEPS = [
-    ["spxcore._version", "spxcore.errors", "spxcore.rng"],
+    ["spxcore._version", "spxcore.errors", "spxcore.memory", "spxcore.rng"],
     ["spxcore.graph", "spxcore.feeds", "spxcore.canvas", "spxcore.schedules", "spxcore.heads", "spxcore.native"],
     ["spxcore.walk", "spxcore.plan"],
     ["spxcore.lower", "spxcore.drawing"],
@@ -39,13 +39,13 @@ def sources() -> dict[str, Path]:
 SOURCES = sources()
 
 
-def imports(name: str, anywhere: bool = True) -> set[str]:
-    """Modules that a module imports; anywhere: inside functions too. What stands under TYPE_CHECKING is for readers only."""
+def imports(name: str, anywhere: bool = True, types: bool = False) -> set[str]:
+    """Modules that a module imports; anywhere: inside functions too; types: for types only, under TYPE_CHECKING, too."""
     path, found = SOURCES[name], set()
     package = name if path.name == "__init__.py" else name.rpartition(".")[0]
 
     def visit(node: ast.AST) -> None:
-        if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.dump(node.test):
+        if not types and isinstance(node, ast.If) and "TYPE_CHECKING" in ast.dump(node.test):
             return
         if not anywhere and isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
             return
@@ -85,7 +85,8 @@ def test_spxcore_imports_downwards_and_nothing_of_spx(name):
 
 
 def test_no_circle():
-    graph = {name: {other for other in imports(name, anywhere=False) if other in SOURCES} for name in SOURCES}
+    """Not even of types."""
+    graph = {name: {other for other in imports(name, False, types=True) if other in SOURCES} for name in SOURCES}
     # A package's __init__ that names its own modules is no circle of ideas.
     for name, others in graph.items():
         if SOURCES[name].name == "__init__.py":
@@ -147,3 +148,30 @@ def test_rooms_of_spx_import_downwards(name):
         if other.startswith("spx."):
             there = other.split(".")[1]
             assert there == room or there in ROOMS[room], f"{name} imports {other}"
+
+
+def figure() -> str:
+    """The imports among rooms as text: lowest rooms first; a line is a room and what it imports of its own package."""
+    lines = []
+    for package in ("spxcore", "spx"):
+        below: dict[str, set[str]] = {}
+        for name in SOURCES:
+            if name.startswith(package + "."):
+                there = {other.split(".")[1] for other in imports(name) if other.startswith(package + ".")}
+                below.setdefault(name.split(".")[1], set()).update(there)
+        everywhere = {"_version", "errors"}
+        below = {room: others - everywhere - {room} for room, others in below.items() if room not in everywhere}
+        placed: list[str] = []
+        while len(placed) < len(below):
+            ready = sorted(room for room in below if room not in placed and below[room] <= set(placed))
+            assert ready, f"rooms in a circle: {sorted(set(below) - set(placed))}"
+            placed += ready
+        lines += [
+            package,
+            *(f"  {room:12}{' '.join(r for r in placed if r in below[room])}".rstrip() for room in placed),
+        ]
+    return "\n".join(lines)
+
+
+def test_the_figure_in_the_docs_is_what_the_sources_say():
+    assert f"```\n{figure()}\n```" in (ROOT / "docs" / "architecture.md").read_text(), figure()

@@ -49,7 +49,8 @@ def test_train_on_a_folder_and_draw(tmp_path, monkeypatch, capsys):
     assert (saved["data"], saved["size"], saved["bad"]) == ("folder", 16, "skip")
     config = json.loads((tmp_path / "run" / "checkpoint" / "config.json").read_text())
     assert config["network"]["channels"] == 3
+    assert config["about"]["classes"] == ["blue", "red"]
     for i, more in enumerate((["--class=1"], ["--reconstruct", "mine/red/1.png"], ["--complete", "mine/red/1.png"])):
-        assert sample(["--checkpoint=run/checkpoint", "--engine=torch", f"--out={i}.png", *more]) == 0
+        assert sample(["--checkpoint=run/checkpoint", f"--out={i}.png", *more]) == 0
         shape = np.asarray(Image.open(f"{i}.png")).shape
         assert shape == ((16, 16, 3) if i < 2 else np.asarray(Image.open("mine/red/1.png")).shape)

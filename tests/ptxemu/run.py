@@ -13,7 +13,7 @@ import emulator
 
 TESTS = emulator.ROOT / "tests"
 # Of tests/test_cuda.py, with what an interpreter takes too long for left out.
-GPU_TESTS = "gpu and not on_a_gpu and not paper-large and not small-8x8 and not 56 and not 28 and not stops and not 64"
+GPU_TESTS = "gpu and not on_a_gpu and not paper-large and not small-8x8 and not 56 and not 28 and not 64"
 
 
 def pytest(*arguments: str) -> list[str]:

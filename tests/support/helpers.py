@@ -134,13 +134,13 @@ _EXPECTED = {}
 def expected_images(network_of: str | dict, height: int, width: int, images: int) -> tuple[Job, np.ndarray]:
     """A job of a network (a preset, or fields of `config`), and what the reference draws; each drawn once.
 
-    Of more than a thousand pixels the wavefront in torch draws them, which tests of its own compare with the reference.
+    Of more than 150 pixels the wavefront in torch draws them, which tests of its own compare with the reference.
     """
     key = str(network_of), height, width, images
     if key not in _EXPECTED:
         c = preset(network_of) if isinstance(network_of, str) else config(**network_of)
         task = job(c, height, width, images)
-        _EXPECTED[key] = task, drawn("reference" if height * width * images <= 1000 else "torch", task).pixels
+        _EXPECTED[key] = task, drawn("reference" if height * width * images <= 150 else "torch", task).pixels
     return _EXPECTED[key]
 
 

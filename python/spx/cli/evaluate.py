@@ -70,15 +70,14 @@ def _lenet(arguments: argparse.Namespace, model, shape: tuple[int, ...]):
     from ..evaluation.lenet import load_lenet, why_not
 
     reason = why_not(shape[0], min(shape[1:]), model.head.levels)
-    if reason and not arguments.lenet:
-        return None
+    if not arguments.lenet and (reason or arguments.data != "mnist"):
+        return None  # the shipped one knows MNIST alone
     what = (
         "grey images, which the classifier and the contours are for"
         if shape[0] != 1
         else "what the classifier can judge"
     )
     require(reason is None, "data", what, reason, "leave --lenet out")
-    options.needs_lenet(arguments)
     return load_lenet(arguments.lenet)
 
 

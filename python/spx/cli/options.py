@@ -41,7 +41,11 @@ def load_data(arguments: argparse.Namespace, split: str):
 
 def add_lenet(p: argparse._ActionsContainer) -> None:
     """--lenet"""
-    p.add_argument("--lenet", metavar="FOLDER", help="classifier made by spx-train-lenet (the shipped one, for MNIST)")
+    p.add_argument(
+        "--lenet",
+        metavar="FOLDER",
+        help="classifier made by spx-train-lenet (MNIST: the shipped one; else spx-eval judges by none)",
+    )
 
 
 def add_threads(p: argparse._ActionsContainer) -> None:

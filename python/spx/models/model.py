@@ -111,7 +111,7 @@ class Model:
     # ---- drawing ------------------------------------------------------------------------------------------------------
 
     def offers(self, config) -> frozenset[str]:
-        """Those of `Request.OPTIONS` that a model understands."""
+        """Those of `Request.OPTIONS` that a model understands. `drawing` reads them; it refuses a "label" that is no class."""
         return frozenset({"given"})
 
     def drawing(self, checkpoint: Checkpoint, request: Request, evaluate: Evaluate) -> Drawing:
@@ -158,7 +158,8 @@ class Model:
     def paid_codes(
         self, checkpoint: Checkpoint, images: np.ndarray, evaluate: Evaluate, seed: int = 0
     ) -> tuple[np.ndarray | None, np.ndarray]:
-        """Codes for a score of images uint8 [N, H, W, C], and what each costs: float32 [N, Z] or None, nats [N]."""
+        """Codes for a score of images uint8 [N, H, W, C], and what each costs: float32 [N, Z] or None, nats [N]. `drawing` gets them as
+        the request's `code`."""
         return None, np.zeros(len(images))
 
     # ---- evaluation ---------------------------------------------------------------------------------------------------
@@ -193,7 +194,8 @@ class Model:
         for start in range(0, len(images), _BATCH):
             some = slice(start, start + _BATCH)
             request = Request(height, width, n=len(images[some]), code=None if codes is None else codes[some])
-            drawing = self.drawing(checkpoint, request.check(self.offers(config), head.channels), engines.evaluate)
+            offered = self.offers(config) | {"code"}  # the family's own codes, whether or not a user may give one
+            drawing = self.drawing(checkpoint, request.check(offered, head.channels), engines.evaluate)
             rounds = self.split(config, images[some], np.ones((height, width), bool))
             found = score_drawing(drawing, {name: given.pixels for name, given in rounds.items()}, engine)
             total[some] = sum(part.sum(axis=(1, 2), dtype=np.float64) for part in found.values())

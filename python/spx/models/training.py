@@ -92,6 +92,8 @@ class Training:
 
     Attributes:
         module: the torch module; its state is saved, its parameters are trained.
+        labels: int64 [N], the class of each training image.
+        classes: the name of each class, or None.
         images: uint8 [N, C, H, W], the training images on the run's device.
         validation: uint8 [V, C, H, W].
     """
@@ -100,6 +102,7 @@ class Training:
 
     def __init__(self, model: Model, settings: Settings, train: Images, validation: Images, run: Run):
         self.model, self.settings, self.run, self.labels = model, settings, run, train.labels
+        self.classes = train.classes
         self.begin_with(train)
         self.module = self.module.to(run.device)
         self.images, self.validation = (torch.from_numpy(i.images.copy()).to(run.device) for i in (train, validation))
@@ -207,7 +210,8 @@ class Training:
     def about(self) -> dict:
         """What a checkpoint says of itself."""
         told = {name: value for name, value in self.settings.to_dict().items() if name != "data_dir"}
-        return {"data": self.settings.data, "recipe": told}
+        names = {"classes": list(self.classes)} if self.classes else {}
+        return {"data": self.settings.data, **names, "recipe": told}
 
     def checkpoint(self) -> Checkpoint:
         """The module as a checkpoint; float32 tensors on the CPU share its memory."""

@@ -33,7 +33,8 @@ class Order:
         Raises:
             SpxError: if there are fewer than a step wants.
         """
-        require(images <= self.count, "batch", f"at most the data set's {self.count} images a step", images)
+        wanted = f"at most the data set's {self.count} images a step"
+        require(images <= self.count, "batch", wanted, images, "give --batch, and --vae-batch where the model has it")
         return self.count // images
 
     def images(self, phase: str, step: int, images: int) -> np.ndarray:

@@ -554,10 +554,21 @@ def test_refusals(folder, capsys, arguments, sentence):
     assert sentence in error and "Traceback" not in error
 
 
-def test_other_data_needs_a_classifier_of_its_own(folder, capsys):
-    arguments = ["--data", "idx", "--data-dir", str(folder / "data"), "--checkpoint", str(folder / "checkpoint")]
-    assert main([*arguments, "--contours"]) == 2
-    assert "lenet: expected" in capsys.readouterr().err
+def test_other_data_is_judged_by_a_classifier_of_its_own_or_by_none(folder, capsys):
+    data = [
+        "--data",
+        "idx",
+        "--data-dir",
+        str(folder / "data"),
+        "--checkpoint",
+        str(folder / "checkpoint"),
+        "--no-nearest",
+    ]
+    few = ["--contours", "--res", "28", "--samples", "2", "--reconstructions", "2", "--subset", "2"]
+    assert main([*data, *few]) == 0
+    without = capsys.readouterr().out
+    assert main([*data, *few, "--lenet", str(folder / "lenet")]) == 0
+    assert "confidence" not in without and "confidence" in capsys.readouterr().out
 
 
 def test_colour_is_refused_before_hours_of_work(folder, tmp_path, capsys):

@@ -31,6 +31,7 @@ from spxcore.kernels.tables import ALIGN, network_layout, padded
 from spxcore.kernels.tuning import INTERPRETER, Blocks, blocks_for
 from spxcore.lower.job import window_job
 from spxcore.lower.packing import interleaved
+from spxcore.lower.tables import FORM_RELU
 from spxcore.plan import execute, plan_at
 from spxcore.rng import philox4x32, pixel_words
 from spxcore.schedules import Window
@@ -38,7 +39,8 @@ from spxcore.schedules.window import window_origin
 from spxcore.walk.language import down, down_right
 from spxcore.walk.module import Module
 
-pytestmark = pytest.mark.timeout(900)  # on a busy machine the interpreter takes minutes
+# On a busy machine the interpreter takes minutes.
+pytestmark = [pytest.mark.timeout(900), pytest.mark.usefixtures("quick_interpreter")]
 
 HAVE_GPU = torch.cuda.is_available()
 DEVICE = "cuda" if HAVE_GPU else "cpu"
@@ -48,24 +50,6 @@ SPATIAL = {"patch": 4, "conditioning": "spatial"}
 # Largest difference from the NumPy executor in fp64, relative to the largest number of the stage. Measured in the interpreter, where
 # inputs are not rounded to tf32: 3e-7 to 4e-7, bf16 1.2e-2. tf32's 1e-2 is an allowance for 11 bits of mantissa, not measured.
 TOLERANCE = {"fp32": 1e-5, "tf32x3": 1e-5, "tf32": 1e-2, "bf16": 5e-2}
-
-
-@pytest.fixture(autouse=True)
-def quick_interpreter(monkeypatch):
-    """Without the interpreter's look for integer overflow at every operation, and its preparations at every call from one of our
-    functions to another (the kernel's serve them all): less than half of its time."""
-    if not HAVE_GPU:
-        from triton.runtime import interpreter
-
-        options = interpreter.InterpreterOptions(sanitize_overflow=False)
-        monkeypatch.setattr(interpreter.interpreter_builder, "options", options)
-        call = interpreter.InterpretedFunction.__call__
-
-        def quick(self, *arguments, **named):
-            ours = self.fn.__module__.startswith("spxcore.")
-            return (self.rewrite() if ours else call.__get__(self))(*arguments, **named)
-
-        monkeypatch.setattr(interpreter.InterpretedFunction, "__call__", quick)
 
 
 def on_device(*arrays):
@@ -280,7 +264,7 @@ class Forced:
             expected = np.stack([values[stage.output][0, place] for _, _, values in self.windows[program]])
             if op["raw"] >= 0:
                 self.record(stage.name, self.row(program, op["raw"], expected.shape[1])[lanes], expected)
-            if op["activated"] >= 0 and op["relu"]:
+            if op["activated"] >= 0 and op["form"] == FORM_RELU:
                 found = self.row(program, op["activated"], expected.shape[1])[lanes]
                 self.record(f"{stage.name}, relu", found, np.maximum(expected, 0))
             elif op["activated"] >= 0:

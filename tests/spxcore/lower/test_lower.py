@@ -11,8 +11,8 @@ from walks import relu_net, spread
 
 from spxcore.errors import SpxError
 from spxcore.lower.summary import as_text, summary
-from spxcore.lower.tables import BLOCK, FORM_RELU, GATE_SIGMOID, OP, TAP, rows_of
-from spxcore.lower.window import full_program, inputs_of, pack, window_programs
+from spxcore.lower.tables import BLOCK, FORM_PAIRS, FORM_RELU, GATE_SIGMOID, OP, TAP, rows_of
+from spxcore.lower.window import _ACTIVATIONS, full_program, inputs_of, pack, window_programs
 from spxcore.plan import execute, plan_at
 from spxcore.plan.execute import seen_as
 
@@ -22,6 +22,9 @@ NETWORKS = {
     "8x8 spatial": {"patch": 8, **SPATIAL},
     "8x8 rgb, neither": {"patch": 8, "channels": 3, "coordinates": False, "latent": 0},
     "8x8 two layers": {"patch": 8, "layers": 2, "filters": 7},
+}
+FORM_NAMES = {FORM_PAIRS: "concat_elu"} | {
+    number: name for name, number in _ACTIVATIONS.items() if number != FORM_PAIRS
 }
 RELU = functools.partial(relu_net, told=4, latent=3)
 
@@ -65,8 +68,8 @@ def run_program(program, packed, plan, inputs, z) -> np.ndarray:
         if op["raw"] >= 0:
             arena[op["raw"] : op["raw"] + len(total)] = total
         if op["activated"] >= 0:
-            relu = op["form"] == FORM_RELU
-            rows = seen_as(total, "relu") if relu else seen_as(total, "concat_elu").reshape(2, -1).T.ravel()
+            form = FORM_NAMES[op["form"]]
+            rows = seen_as(total, form).reshape(2, -1).T.ravel() if form == "concat_elu" else seen_as(total, form)
             arena[op["activated"] : op["activated"] + rows.size] = rows
     return np.stack([arena[row : row + plan.values[plan.output].channels] for row in program.params])
 
@@ -163,8 +166,8 @@ def test_what_cannot_be_lowered_is_a_sentence():
         (again, "value above: expected one activation that it is read in, got relu and elu"),
         (with_form(names.index("above"), 0, "relu"), "value x: expected an input that is read as it is, got relu"),
         (
-            with_form(names.index("out"), 0, "tanh"),
-            "expected a form that engines have: elu, concat_elu, relu, got tanh",
+            with_form(names.index("out"), 0, "sine"),
+            f"expected a form that engines have: {', '.join(_ACTIVATIONS)}, got sine",
         ),
         (
             replace(plan, stages=(*plan.stages[:-1], replace(plan.stages[-1], gate="tanh"))),

@@ -67,7 +67,7 @@ class Kernel:
         for storage in shared:
             emulator.unshare(storage.data_ptr())
         self.launches += 1
-        assert status == 0, (metadata.name, emulator.findings())
+        assert status == 0, (metadata.name, found())
 
 
 def edited(source: str, kernel: str) -> str:
@@ -95,12 +95,21 @@ def put_in_place() -> None:
 put_in_place()
 
 
+# These kernels leave it to the tensor cores to cut fp32 numbers to tf32; the interpreter would have them rounded.
+CUT = "mma: a .tf32 operand with bits that tf32 has not"
+
+
+def found() -> dict[str, str]:
+    """What the launches since the last call have found, without `CUT`."""
+    return {kind: example for kind, example in emulator.findings().items() if not kind.startswith(CUT)}
+
+
 @pytest.fixture(autouse=True)
 def nothing_is_found():
     emulator.settings(races=1)
     emulator.reports()
     yield
-    assert emulator.findings() == {}
+    assert found() == {}
 
 
 def task():

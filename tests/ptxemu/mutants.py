@@ -185,7 +185,7 @@ class OnCuda:
 
         from spxcore import Given
 
-        self.source = emulator.ptx()
+        self.source, self.findings = emulator.ptx(), emulator.findings
         self.task = job(config(patch=4, filters=3, conditioning="spatial"), 7, 10, 2)
         noise, shape = np.random.default_rng(0), (2, 7, 10)
         self.given = Given(noise.integers(0, 256, (*shape, 1)).astype(np.uint8), noise.random(shape) < 0.6)
@@ -195,7 +195,7 @@ class OnCuda:
             for n, given in enumerate((None, self.given))
         }
         c = config(patch=4)
-        self.network, (_, self.inputs, self.code) = network(c), windows(c, batch=5)
+        self.network, (_, self.inputs, self.code) = network(c), windows(c, batch=14)
         self.values = {p: host_build(p).evaluate(self.network, 4, 4, self.inputs, self.code) for p in PRECISIONS}
 
     def run(self, fault: Fault) -> str:
@@ -232,7 +232,7 @@ class OnTriton:
         os.environ["TRITON_INTERPRET"] = "0"
         import check_triton
 
-        self.checks = check_triton
+        self.checks, self.findings = check_triton, check_triton.found
 
     def run(self, fault: Fault) -> str:
         checks, applied = self.checks, []
@@ -278,7 +278,7 @@ def seen(on: OnCuda | OnTriton, fault: Fault) -> list[str]:
             wrong = on.run(fault)
         except RuntimeError as error:  # CUDA's
             wrong = str(error)
-        found = [wrong, *sorted({re.sub(r" @\d+$", "", kind) for kind in emulator.findings()})]
+        found = [wrong, *sorted({re.sub(r" @\d+$", "", kind) for kind in on.findings()})]
     except BaseException as error:
         found = [f"NOT RUN: {error!r}"]
     with os.fdopen(writing, "w") as pipe:

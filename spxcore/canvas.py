@@ -9,7 +9,7 @@ import numpy as np
 from .errors import SpxError, kind_of, require
 
 
-def plain(name: str, array: np.ndarray) -> np.ndarray:
+def plain(name: str, array: object) -> np.ndarray:
     """The same memory as a plain array, whatever subclass it comes in: engines then treat all alike.
 
     Raises:

@@ -37,7 +37,7 @@ def add_checkpoint(p: argparse._ActionsContainer) -> None:
         type=text,
         default="mnist-8x8",
         metavar="NAME",
-        help="shipped name, folder, or hub name (mnist-8x8)",
+        help="shipped name, folder, or hub name: owner/name, or owner/name@revision (mnist-8x8)",
     )
 
 

@@ -60,7 +60,7 @@ def check_file(path: Path, name: str = "out") -> None:
     """
     with writing(path, name=name):
         _check_name(path, name)
-        target = _target(path)
+        target = followed(path)
         if target.exists():
             require(not target.is_dir(), name, "a file's name", f"the folder {path}")
             require(target.is_file(), name, "a file's name", f"{path}, which is a device or a pipe")
@@ -105,8 +105,8 @@ def _check_name(path: Path, name: str) -> None:
 # ---- whole or not at all ----------------------------------------------------------------------------------------------------
 
 
-def _target(path: Path) -> Path:
-    """The file that is written by that name: what a symbolic link points to, so that the link stays."""
+def followed(path: Path) -> Path:
+    """What a user's symbolic link points to, so that it is written and the link stays; other paths as they are."""
     return Path(os.path.realpath(path)) if path.is_symlink() else path
 
 
@@ -132,16 +132,16 @@ def _flush(path: Path) -> None:
 
 
 def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
-    """Call write(temporary path in the same folder), flush it to disk, then rename it to `path`. On failure nothing is left."""
-    target = _target(path)
-    temporary = _new_file(target.parent)
+    """Call write(temporary path in the same folder), flush it to disk, then rename it to `path`. A link there is replaced, not followed.
+    On failure nothing is left."""
+    temporary = _new_file(path.parent)
     try:
         mode = stat.S_IMODE(temporary.stat().st_mode)
         write(temporary)
         _flush(temporary)
         os.chmod(temporary, mode)  # some writers make files that only their owner can read
-        os.replace(temporary, target)
-        _flush(target.parent)
+        os.replace(temporary, path)
+        _flush(path.parent)
     finally:
         temporary.unlink(missing_ok=True)
 
@@ -183,18 +183,6 @@ def write_text(path: Path, text: str, way_out: str = "choose another --out") -> 
 def write_json(path: Path, value, way_out: str = "choose another --out") -> None:
     """Write plain values as a JSON file, as `write_text` does."""
     write_text(path, json.dumps(value, indent=2) + "\n", way_out)
-
-
-def read_json(path: Path):
-    """The value of a JSON file that a command made.
-
-    Raises:
-        SpxError: if it cannot be read, or is damaged.
-    """
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise SpxError(f"{path}: cannot be read ({error}); remove it to have it made again") from error
 
 
 def write_folder_atomically(path: Path, write: Callable[[Path], None]) -> None:

@@ -59,7 +59,7 @@ def test_an_existing_run(uninterrupted, data_dir, capsys):
 def test_nothing_to_resume(tmp_path, capsys):
     refused(capsys, ["--out", tmp_path / "none", "--resume"], "got no recipe.json there")
     (tmp_path / "recipe.json").write_text("{")
-    refused(capsys, ["--out", tmp_path, "--resume"], "recipe.json: damaged")
+    refused(capsys, ["--out", tmp_path, "--resume"], "recipe.json: cannot be read")
     (tmp_path / "recipe.json").write_text('{"preset": "small-8x8", "momentum": 1}')
     refused(capsys, ["--out", tmp_path, "--resume"], "not a recipe of this version")
 
@@ -101,7 +101,7 @@ def test_a_damaged_state(uninterrupted, tmp_path, capsys, damage):
         (["--preset=small-8x8", "--steps=0"], "steps: expected at least 1, got 0"),
         (["--preset=small-8x8", "--threads=0"], "threads: expected a whole number, 1 to 65536, got 0"),
         (["--preset=small-8x8", "--spoilt=1.5"], "spoilt: expected 0 to 1, got 1.5"),
-        (["--preset=small-8x8", "--prior-spread=0"], "prior-spread: expected more than 0, got 0"),
+        (["--preset=small-8x8", "--prior-spread=0"], "prior-spread: expected more than 0 to 100, got 0"),
         (["--preset=small-8x8", "--device=gpu"], "device: expected cpu"),
         (["--preset=small-8x8", "--data=idx", "--data-dir=/none"], "/none: expected a file train-images-idx3-ubyte"),
         (

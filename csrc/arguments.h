@@ -8,7 +8,10 @@
 #include <cstdint>
 #include <exception>
 #include <string>
+#include <utility>
 #include <vector>
+
+#include "sizes.h"
 
 namespace spx {
 
@@ -48,15 +51,39 @@ inline bool fits(const py::array& array, const Shape& shape) {
   return good;
 }
 
-// `value` as a C-contiguous array of T, copied only if its layout asks for it.
+// Bytes of an array of T of that shape, SIZE_MAX if that is no number.
+template <typename T>
+size_t bytes_of(const Shape& shape) {
+  size_t bytes = sizeof(T);
+  for (const py::ssize_t size : shape) bytes = product_of({bytes, static_cast<size_t>(size)});
+  return bytes;
+}
+
+// A new array; raises MemoryError for one that this machine cannot hold.
+template <typename T>
+py::array_t<T> new_array(const std::string& name, const Shape& shape) {
+  require_memory(name, bytes_of<T>(shape));
+  return py::array_t<T>(shape);
+}
+
+inline bool is_aligned(const py::array& array, size_t alignment) {
+  return reinterpret_cast<uintptr_t>(array.data()) % alignment == 0;
+}
+
+// `value` as a C-contiguous, aligned array of T, copied only if its layout asks for it.
 //
-// `shape` gives the expected sizes, -1 for any; `names` says in the message what a free size is called.
+// `shape` gives the expected sizes, -1 for any; `names` says in the message what a free size is called. Raises
+// MemoryError for a copy that does not fit: an array whose strides are 0 may be larger than all memory.
 template <typename T>
 Array<T> checked_array(const std::string& name, const py::handle& value, const Shape& shape,
                        const std::vector<std::string>& names = {}) {
   const bool good = py::isinstance<py::array_t<T>>(value) && fits(py::reinterpret_borrow<py::array>(value), shape);
   require(good, name, "a " + text_of(py::dtype::of<T>()) + " numpy array " + shape_text(shape, names), kind_of(value));
-  return Array<T>::ensure(value);
+  const auto given = py::reinterpret_borrow<py::array>(value);
+  const bool as_it_is = given.flags() & py::array::c_style && is_aligned(given, alignof(T));
+  if (!as_it_is) require_memory(name, bytes_of<T>(Shape(given.shape(), given.shape() + given.ndim())));
+  const Array<T> array(py::reinterpret_borrow<py::object>(value));  // throws what NumPy raises
+  return is_aligned(array, alignof(T)) ? array : Array<T>(py::object(array.attr("copy")("C")));
 }
 
 // A checked array of finite numbers.
@@ -74,7 +101,7 @@ template <typename T>
 Array<T> writable_array(const std::string& name, const py::handle& value, const Shape& shape) {
   Array<T> array = checked_array<T>(name, value, shape);
   const auto given = py::reinterpret_borrow<py::array>(value);
-  require(array.data() == given.data(), name, "a C-contiguous array", "another layout");
+  require(array.data() == given.data(), name, "a C-contiguous, aligned array", "another layout");
   require(given.writeable(), name, "a writable array", "one that is read-only");
   return array;
 }
@@ -104,20 +131,45 @@ inline uint64_t checked_seed(const py::handle& value, const std::string& name = 
   return number;
 }
 
-// A finite float, more than 0.
+// A normal float, more than 0.
 inline float checked_positive(const std::string& name, const py::handle& value) {
   const double number = PyFloat_AsDouble(value.ptr());
   const auto single = static_cast<float>(number);
-  const bool good = !PyErr_Occurred() && std::isfinite(single) && single > 0;
+  const bool good = !PyErr_Occurred() && std::isnormal(single) && single > 0;
   PyErr_Clear();
   require(good, name, "a finite number, more than 0", text_of(py::repr(value)));
   return single;
+}
+
+// The C++ object of a Python object; pybind11 would make up memory for one that was never initialised (`__new__`
+// alone).
+template <typename Class>
+Class& made(const py::object& self) {
+  const bool good = py::isinstance<Class>(self) &&
+                    reinterpret_cast<py::detail::instance*>(self.ptr())->get_value_and_holder().holder_constructed();
+  if (!good) throw py::type_error("self: expected an initialised object, got another");
+  return self.cast<Class&>();
+}
+
+// A method for pybind11, whose object is looked at first.
+template <typename Class, typename Result, typename... Arguments>
+auto method(Result (Class::*function)(Arguments...) const) {
+  return [function](const py::object& self, Arguments... arguments) -> Result {
+    return (made<Class>(self).*function)(std::forward<Arguments>(arguments)...);
+  };
+}
+template <typename Class, typename Result, typename... Arguments>
+auto method(Result (Class::*function)(Arguments...)) {
+  return [function](const py::object& self, Arguments... arguments) -> Result {
+    return (made<Class>(self).*function)(std::forward<Arguments>(arguments)...);
+  };
 }
 
 // Runs work(report) without the GIL. report(pixels) hands the number on to `progress`, a Python function or None, and
 // says whether to go on. What Python raises, Ctrl-C included, ends the work and is raised from here.
 template <typename Work>
 void reporting_to(const py::object& progress, Work work) {
+  require(progress.is_none() || PyCallable_Check(progress.ptr()), "report", "a function, or None", kind_of(progress));
   std::exception_ptr raised;
   {
     const py::gil_scoped_release release;

@@ -14,7 +14,7 @@ py::array_t<uint32_t> philox(const py::object& seed_object, const py::object& co
   const uint64_t seed = spx::checked_seed(seed_object);
   const auto counters = spx::checked_array<uint32_t>("counters", counters_object, {-1, 4}, {"N", ""});
   const py::ssize_t n = counters.shape(0);
-  py::array_t<uint32_t> words(spx::Shape{n, 4});
+  auto words = spx::new_array<uint32_t>("counters", {n, 4});
   const uint32_t* from = counters.data();
   uint32_t* to = words.mutable_data();
   for (py::ssize_t i = 0; i < n; ++i) spx::philox4x32(seed, from + 4 * i, to + 4 * i);
@@ -31,7 +31,7 @@ py::array_t<uint8_t> draw(const py::object& params_object, const py::object& cou
   const auto counters = spx::checked_array<uint32_t>("counters", counters_object, {n, 4});
   const uint64_t seed = spx::checked_seed(seed_object);
   const float temperature = spx::checked_positive("temperature", temperature_object);
-  py::array_t<uint8_t> pixels(spx::Shape{n, head.channels});
+  auto pixels = spx::new_array<uint8_t>("params", {n, head.channels});
   uint8_t* to = pixels.mutable_data();
   for (py::ssize_t i = 0; i < n; ++i) {
     uint32_t words[4];

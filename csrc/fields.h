@@ -66,7 +66,7 @@ class Fields {
     }
     if (got) got->assign(array.shape(), array.shape() + array.ndim());
     const T* data = array.data();
-    keep_.push_back(std::move(array));
+    keep(name, std::move(array), false);
     return data;
   }
 
@@ -84,14 +84,35 @@ class Fields {
   T* write(const char* name, const Shape& shape) {
     Array<T> array = writable_array<T>(prefix_ + name, get(name), shape);
     T* data = array.mutable_data();
-    keep_.push_back(std::move(array));
+    keep(name, std::move(array), true);
     return data;
   }
 
-  // A copy of an array's numbers.
+  // Refuses an array to write into that shares memory with another of the arrays taken so far.
+  void check_apart() const {
+    for (const Kept& a : keep_) {
+      for (const Kept& b : keep_) {
+        const bool apart = &a == &b || a.end() <= b.begin() || b.end() <= a.begin();
+        require(!a.written || apart, prefix_ + a.name, "memory of its own", "memory of " + b.name + " too");
+      }
+    }
+  }
+
+  // A copy of an array's numbers; float numbers are finite. `got` takes its sizes.
   template <typename T>
-  std::vector<T> copy(const char* name, const Shape& shape, const std::vector<std::string>& names = {}) const {
-    const Array<T> array = checked_array<T>(prefix_ + name, get(name), shape, names);
+  std::vector<T> copy(const char* name, const Shape& shape, const std::vector<std::string>& names = {},
+                      Shape* got = nullptr) const {
+    Array<T> array;
+    if constexpr (std::is_floating_point_v<T>) {
+      array = finite_array(prefix_ + name, get(name), shape, names);
+    } else {
+      array = checked_array<T>(prefix_ + name, get(name), shape, names);
+    }
+    constexpr int64_t MOST = std::numeric_limits<int32_t>::max();  // indices into tables are int32
+    for (py::ssize_t axis = 0; axis < array.ndim(); ++axis) {
+      require(array.shape(axis) <= MOST, prefix_ + name, "at most 2^31 - 1 entries", std::to_string(array.shape(axis)));
+    }
+    if (got) got->assign(array.shape(), array.shape() + array.ndim());
     return std::vector<T>(array.data(), array.data() + array.size());
   }
 
@@ -141,9 +162,19 @@ class Fields {
   }
 
  private:
+  struct Kept {
+    std::string name;
+    py::array array;
+    bool written;
+    const char* begin() const { return static_cast<const char*>(array.data()); }
+    const char* end() const { return begin() + array.nbytes(); }
+  };
+
+  void keep(const char* name, py::array array, bool written) { keep_.push_back({name, std::move(array), written}); }
+
   py::object from_;
   std::string prefix_;
-  std::vector<py::array> keep_;
+  std::vector<Kept> keep_;
 };
 
 // A head's kind and sizes: spxcore.heads.
@@ -189,6 +220,7 @@ inline Job read_job(Fields& from, const WindowSizes& sizes) {
   job.y_axis = from.take<float>("y_axis", {job.height});
   job.x_axis = from.take<float>("x_axis", {job.width});
   job.extra = from.take<float>("extra", {-1}, {"E"}, &got);
+  require(got[0] <= LARGEST, "extra", "at most 2^20 numbers", std::to_string(got[0]));
   job.extra_count = static_cast<int32_t>(got[0]);
   if (!from.is_none("maps")) {
     job.maps = from.take<float>("maps", {-1, -1, -1, -1}, {"N", "M", "h", "w"}, &got);
@@ -204,14 +236,17 @@ inline Job read_job(Fields& from, const WindowSizes& sizes) {
   require(parameters_of(job.head) == sizes.parameters, "head", std::to_string(sizes.parameters) + " parameters",
           std::to_string(parameters_of(job.head)));
   job.table = from.take<float>("table", {job.head.levels, -1}, {"", "e"}, &got);
+  require(got[1] <= LARGEST && got[1] * job.head.channels == sizes.pixel, "table",
+          std::to_string(sizes.pixel) + " numbers a pixel",
+          std::to_string(job.head.channels) + " channels of " + std::to_string(got[1]) + " numbers");
   job.embedding = static_cast<int32_t>(got[1]);
-  require(int64_t{job.embedding} * job.head.channels == sizes.pixel, "table",
-          std::to_string(sizes.pixel) + " numbers a pixel", std::to_string(job.embedding * job.head.channels));
   job.temperature = from.positive("temperature");
   job.mode = from.flag("mode");
 
   if (!from.is_none("given")) {
-    job.given = from.take<bool>("given", {-1, job.height, job.width}, {"N", "", ""}, &got);
+    // NumPy lets a bool be any byte, C++ does not.
+    job.given =
+        reinterpret_cast<const uint8_t*>(from.take<bool>("given", {-1, job.height, job.width}, {"N", "", ""}, &got));
     job.given_images = one_or_all("given", got[0]);
   }
   job.pixels = from.write<uint8_t>("pixels", {n, job.height, job.width, job.head.channels});
@@ -219,6 +254,7 @@ inline Job read_job(Fields& from, const WindowSizes& sizes) {
   if (!from.is_none("params")) {
     job.params = from.write<float>("params", {n, job.height, job.width, sizes.parameters});
   }
+  from.check_apart();
   return job;
 }
 

@@ -27,16 +27,16 @@ struct Job {
   bool mode;
   // The canvas.
   int32_t given_images;
-  const bool* given;  // [given_images, N or 1][H][W], or null
-  uint8_t* pixels;    // [N][H][W][C]
-  int64_t* finished;  // [N]
-  float* params;      // [N][H][W][P], or null
+  const uint8_t* given;  // [given_images, N or 1][H][W], 0 for what is not given, or null
+  uint8_t* pixels;       // [N][H][W][C]
+  int64_t* finished;     // [N]
+  float* params;         // [N][H][W][P], or null
 };
 
 // Whether a pixel of image n (from 0) stands already.
 SPX_HD static inline bool is_given(const Job& job, int n, int row, int column) {
   const int64_t image = job.given_images > 1 ? n : 0;
-  return job.given && job.given[(image * job.height + row) * job.width + column];
+  return job.given && job.given[(image * job.height + row) * job.width + column] != 0;
 }
 
 }  // namespace spx

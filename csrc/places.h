@@ -30,7 +30,7 @@ struct Between {
 SPX_HD static inline Between between(float coordinate, int count) {
   const float last = static_cast<float>(count - 1);
   float at = (coordinate + 1.0f) / 2.0f * last;
-  at = at < 0.0f ? 0.0f : at > last ? last : at;
+  at = !(at > 0.0f) ? 0.0f : at > last ? last : at;  // a NaN is no index: it reads the first sample
   int first = static_cast<int>(at);
   const int most = count > 1 ? count - 2 : 0;
   first = first < most ? first : most;

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Build spxcore._native with a sanitizer, in a copy of the tree, and run the native tests that can tell it something:
-# csrc/sanitize.sh address|thread [pytest options]
+# Build spxcore._native with a sanitizer, in a copy of the tree, and run the native tests that can tell it something, and under
+# `address` calls whose arguments are wrong (tests/csrc/fuzz.py): csrc/sanitize.sh address|thread [pytest options]
 set -euo pipefail
 cd "$(dirname "$0")/.."
 unset MAKEFLAGS  # make's job server is closed to the ninja below
@@ -26,7 +26,12 @@ rm -f "$build"/tree/spxcore/*.so
   -Dpybind11_DIR="$("$python" -m pybind11 --cmakedir)" -DCMAKE_LIBRARY_OUTPUT_DIRECTORY="$build/tree/spxcore" >/dev/null
 "${cmake[@]}" --build "$build/cmake" --target _native >/dev/null
 # Python is not built with the sanitizer, so its library comes first; what Python itself leaks is not ours to report.
-LD_PRELOAD="$(c++ -print-file-name=$library) $(c++ -print-file-name=libstdc++.so)" \
-  ASAN_OPTIONS=detect_leaks=0 TSAN_OPTIONS="halt_on_error=1 ignore_noninstrumented_modules=1" \
-  PYTHONPATH="$build/tree:$PWD/python" "$python" -P -m pytest -q -p no:cacheprovider -k "$tests" "$@" \
+# A request that is too large for the sanitizer's memory is refused as it is without it.
+sanitized() {
+  LD_PRELOAD="$(c++ -print-file-name=$library) $(c++ -print-file-name=libstdc++.so)" \
+    ASAN_OPTIONS=detect_leaks=0:allocator_may_return_null=1 TSAN_OPTIONS="halt_on_error=1 ignore_noninstrumented_modules=1" \
+    UBSAN_OPTIONS=print_stacktrace=1 PYTHONPATH="$build/tree:$PWD/python" "$python" -P "$@"
+}
+[ "$kind" != address ] || sanitized tests/csrc/fuzz.py --calls "${SPX_FUZZ_CALLS:-10000}" --seed "${SPX_FUZZ_SEED:-0}"
+sanitized -m pytest -q -p no:cacheprovider -k "$tests" "$@" \
   tests/spxcore/test_native.py tests/spxcore/engines/test_cpp.py tests/spxcore/engines/test_image_networks.py tests/spxcore/engines/test_cuda.py

@@ -2,21 +2,24 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
 
 import numpy as np
 
 from . import engines
-from .canvas import Canvas, Given
+from .canvas import Canvas, Given, check_out, pixel_type
 from .drawing import Drawing, Job
 from .engines import Engine, Report
-from .errors import require
+from .errors import require, shown
+from .memory import memory_is_refused, require_memory
 
 # Bytes that the feeds of a batch of images may take.
 MEMORY = 1 << 30
 
 
+@memory_is_refused()
 def draw(
     drawing: Drawing, engine: str | Engine = "auto", out: np.ndarray | None = None, report: Report | None = None
 ) -> np.ndarray:
@@ -39,22 +42,52 @@ def draw(
     """
     last = drawing.rounds[-1]
     shape = (len(drawing.images), *last.size, last.head.channels)
-    dtype = np.dtype(np.uint8 if last.head.levels <= 256 else np.uint16)
-    if out is None:
-        out = np.zeros(shape, dtype)
-    good = isinstance(out, np.ndarray) and out.shape == shape and out.dtype == dtype and out.flags.writeable
-    require(good, "out", f"writable {dtype} {list(shape)}", f"{getattr(out, 'dtype', type(out))} {list(np.shape(out))}")
-    levels = out if out.flags.c_contiguous else np.ascontiguousarray(out)
+    memory = check_call(shape, last.head.levels, engine, out, report)
+    if memory is None:
+        memory = out = np.zeros(shape, pixel_type(last.head.levels))
+    levels = memory if memory.flags.c_contiguous else np.ascontiguousarray(memory)
+    drawing = replace(drawing, given={name: _apart(given, memory) for name, given in drawing.given.items()})
     try:
         for batch in batches(drawing):
             for _ in _rounds(drawing, batch, engine, levels[batch[0] : batch[-1] + 1], report):
                 pass
     finally:
-        if levels is not out:
-            out[...] = levels
+        if levels is not memory:
+            memory[...] = levels
+    assert out is not None
     return out
 
 
+def check_call(
+    shape: tuple[int, ...], levels: int, engine: object, out: object = None, report: object = None
+) -> np.ndarray | None:
+    """What can be refused of a call before any work. `out` as a plain array of the same memory, or None.
+
+    Args:
+        shape: (N, H, W, C) of the result.
+        levels: of a channel.
+        engine, out, report: as of `draw`.
+
+    Raises:
+        SpxError: for an argument of another kind, or images that do not fit this machine.
+    """
+    memory = check_out(out, shape, levels)
+    if memory is None:
+        require_memory("images", math.prod(map(int, shape)) * pixel_type(levels).itemsize)
+    able = not isinstance(engine, type) and callable(getattr(engine, "why_not", None))
+    known = engine in engines.CHOICES if isinstance(engine, str) else able
+    require(known, "engine", f"{', '.join(engines.CHOICES)}, or an engine", shown(engine))
+    require(report is None or callable(report), "report", "a function, or None", shown(report))
+    return memory
+
+
+def _apart(given: Given, out: np.ndarray) -> Given:
+    """Given pixels in memory of their own: a later image reads them when an earlier one is drawn already."""
+    pixels, mask = (np.array(a) if np.may_share_memory(a, out) else a for a in (given.pixels, given.mask))
+    return Given(pixels, mask)
+
+
+@memory_is_refused()
 def score(drawing: Drawing, images: Mapping[str, np.ndarray], engine: str | Engine = "auto") -> dict[str, np.ndarray]:
     """Log-probabilities of images that are there, at temperature 1.
 

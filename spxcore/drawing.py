@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
+from numbers import Integral
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from .canvas import Canvas, Given
-from .errors import require, whole_number
-from .feeds import Feed, Pixels, Places, check_feed
+from .canvas import Canvas, Given, plain
+from .errors import kind_of, require, whole_number
+from .feeds import Feed, Pixels, Places, check_feed, floats
 from .heads import Head, Sampling
 from .rng import DRAWS_A_ROUND
 from .schedules import Schedule
@@ -79,6 +80,7 @@ class Job:
         """
         self.schedule.check_size(self.height, self.width)
         whole_number("seed", self.seed, 0, (1 << 64) - 1, "0 to 2^64 - 1")
+        whole_number("draw", self.draw, 0, (1 << 32) - 1, "0 to 2^32 - 1")
         images = check_images(self.images)
         once = {id(feed): check_feed(name, feed, len(images)) for name, feed in self.feeds.items()}
         feeds = {name: once[id(feed)] for name, feed in self.feeds.items()}  # a feed of several inputs stays one
@@ -96,19 +98,19 @@ class Job:
                 require(channels == wanted, f"feed {name}", f"{wanted} numbers a place", channels)
             if graph.code:
                 require(code is not None, "code", f"shape [{len(images)}, {graph.code}]", None)
-                code = np.ascontiguousarray(code, np.float32)
+                code = floats("code", code)
                 require(
                     code.shape == (len(images), graph.code), "code", f"shape [{len(images)}, {graph.code}]", code.shape
                 )
                 require(bool(np.isfinite(code).all()), "code", "finite numbers", "NaN or infinity")
             else:
-                got = "" if code is None else f"shape {list(code.shape)}"
-                require(code is None, "code", "None for this network", got)
+                require(code is None, "code", "None for this network", kind_of(code))
         return replace(
             self,
             height=int(self.height),
             width=int(self.width),
             seed=int(self.seed),
+            draw=int(self.draw),
             images=images,
             feeds=feeds,
             code=code,
@@ -144,7 +146,13 @@ def check_images(images: np.ndarray) -> np.ndarray:
     Raises:
         SpxError: unless there is at least one, all of them whole and below 2^32.
     """
-    images = np.asarray(images)
+    images = plain("images", images) if isinstance(images, np.ndarray) else np.array(images, dtype=object)
+    if (
+        images.dtype == object
+        and images.ndim == 1
+        and all(isinstance(i, Integral) and not isinstance(i, bool) for i in images)
+    ):
+        images = np.array([min(max(int(i), -1), 1 << 32) for i in images], np.int64)  # numbers of any size in a list
     good = images.ndim == 1 and len(images) >= 1 and images.dtype.kind in "iu"
     good = good and int(images.min()) >= 0 and int(images.max()) < 1 << 32
     require(good, "images", "at least one image number, whole, 0 to 2^32 - 1", images)
@@ -180,6 +188,12 @@ class Round:
     start: Callable[[Earlier], Given] | None = None
     bytes_an_image: int = 0
 
+    def __post_init__(self):
+        size = tuple(self.size)
+        require(len(size) == 2, "size", "height and width", size)
+        whole = (whole_number(name, n, -(1 << 62), 1 << 62, "in pixels") for name, n in zip(("height", "width"), size))
+        object.__setattr__(self, "size", tuple(whole))
+
 
 @dataclass(frozen=True)
 class Drawing:
@@ -204,12 +218,14 @@ class Drawing:
         require(
             len(names) >= 1 and len(set(names)) == len(names), "rounds", "at least one, each with its own name", names
         )
+        object.__setattr__(self, "images", check_images(self.images))
+        object.__setattr__(self, "seed", whole_number("seed", self.seed, 0, (1 << 64) - 1, "0 to 2^64 - 1"))
         strangers = sorted(set(self.given) - set(names))
         require(not strangers, "given", f"names of rounds, {names}", strangers)
 
     def job(self, number: int, batch: np.ndarray, earlier: Earlier) -> Job:
         """Round `number` made concrete for the images with indices `batch` [n]."""
-        r, images = self.rounds[number], check_images(self.images)
+        r, images = self.rounds[number], self.images
         code = None if r.code is None else r.code[batch]
         return Job(
             r.network, r.head, r.schedule, r.feeds(earlier, batch), *r.size, images[batch], code, self.seed,

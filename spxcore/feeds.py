@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from .errors import require
+from .errors import SpxError, kind_of, require
 
 
 @dataclass(frozen=True)
@@ -87,6 +87,21 @@ def scale(height: int, width: int, sizes: tuple[int, int]) -> float:
     return float(np.clip(2.0 * math.log(n / low) / math.log(high / low) - 1.0, -1.0, 1.0))
 
 
+def floats(name: str, value: object) -> np.ndarray:
+    """`value` as a contiguous float32 array; `check_feed` and the like look at its numbers.
+
+    Raises:
+        SpxError: for what is no array of numbers.
+    """
+    try:
+        with np.errstate(over="ignore"):  # becomes infinite, which is refused with a sentence
+            array = np.asarray(value)
+            require(array.dtype.kind in "biuf", name, "an array of numbers", kind_of(value))
+            return np.ascontiguousarray(array, np.float32) if array.ndim else array.astype(np.float32)
+    except ValueError:  # NumPy finds no array in a list of lists
+        raise SpxError(f"{name}: expected an array of numbers, got {kind_of(value)}") from None
+
+
 def check_feed(name: str, feed: Feed, images: int) -> Feed:
     """The feed with contiguous float32 arrays of finite numbers.
 
@@ -95,7 +110,7 @@ def check_feed(name: str, feed: Feed, images: int) -> Feed:
     """
 
     def numbers(what: str, value, shape: str, rank: int) -> np.ndarray:
-        array = np.ascontiguousarray(value, np.float32)
+        array = floats(f"{name}: {what}", value)
         require(array.ndim == rank and min(array.shape) > 0, f"{name}: {what}", f"shape {shape}", list(array.shape))
         require(bool(np.isfinite(array).all()), f"{name}: {what}", "finite numbers", "NaN or infinity")
         return array
@@ -110,7 +125,7 @@ def check_feed(name: str, feed: Feed, images: int) -> Feed:
     if isinstance(feed, Planes):
         return Planes(of_images("array", feed.array, "[N, h, w, C]"))
     maps = None if feed.maps is None else of_images("maps", feed.maps, "[N, M, h, w]")
-    extra = np.ascontiguousarray(feed.extra, np.float32)
+    extra = floats(f"{name}: extra", feed.extra)
     require(extra.ndim == 1, f"{name}: extra", "shape [E]", list(extra.shape))
     require(bool(np.isfinite(extra).all()), f"{name}: extra", "finite numbers", "NaN or infinity")
     return Places(maps, extra)

@@ -14,7 +14,9 @@
 namespace spx {
 namespace {
 
-constexpr int64_t MOST = 1 << 20;  // places, and numbers at each
+constexpr int64_t MOST = 1 << 20;       // places, and numbers at each
+constexpr size_t MOST_INPUTS = 64;      // of a network
+constexpr size_t MOST_PROGRAMS = 2048;  // two for each row of the largest window
 
 Program read_program(const Fields& from) {
   Program program;
@@ -27,6 +29,12 @@ Program read_program(const Fields& from) {
   program.params = from.copy<int32_t>("params", {-1}, {"T"});
   program.rows = static_cast<int32_t>(from.whole("rows", 1, 1 << 26));
   return program;
+}
+
+// Peaks are measured without the GIL, so that nothing can stop them.
+double checked_seconds(double seconds) {
+  require(seconds > 0 && seconds <= 10, "seconds", "more than 0, at most 10", std::to_string(seconds));
+  return seconds;
 }
 
 const Kernels* find_kernels(const std::string& name) {
@@ -51,7 +59,8 @@ class Engine {
       require(model_.kernels == kernels_avx512(), "isa", "avx512 for bf16", "'" + o.text("isa") + "'");
     }
     model_.inputs = t.rows<Input>("inputs");
-    require(!model_.inputs.empty(), "inputs", "at least one", "none");
+    require(!model_.inputs.empty() && model_.inputs.size() <= MOST_INPUTS, "inputs",
+            "1 to " + std::to_string(MOST_INPUTS), std::to_string(model_.inputs.size()));
     for (const Input& input : model_.inputs) {
       for (const int64_t size : {int64_t{input.height}, int64_t{input.width}, int64_t{input.height} * input.width,
                                  int64_t{input.channels}}) {
@@ -62,12 +71,14 @@ class Engine {
     model_.parameters = static_cast<int>(t.whole("parameters", 1, MOST));
     model_.weights = t.copy<float>("weights", {-1}, {"N"});
     model_.bias = t.copy<float>("bias", {-1}, {"N"});
-    const auto u = checked_array<float>("code", t.get("code"), {-1, -1}, {"Z", "L"});
-    model_.code = static_cast<int>(u.shape(0));
-    model_.code_outputs = static_cast<int>(u.shape(1));
-    model_.code_weights.assign(u.data(), u.data() + u.size());
+    Shape got;
+    model_.code_weights = t.copy<float>("code", {-1, -1}, {"Z", "L"}, &got);
+    require(got[0] <= MOST && got[1] <= MOST * 64, "code", "at most 2^20 by 2^26 numbers", shape_text(got));
+    model_.code = static_cast<int>(got[0]);
+    model_.code_outputs = static_cast<int>(got[1]);
     const py::object programs = t.get("programs");
     for (const py::handle program : programs) {
+      require(model_.programs.size() < MOST_PROGRAMS, "programs", "at most " + std::to_string(MOST_PROGRAMS), "more");
       const std::string prefix = "program " + std::to_string(model_.programs.size()) + ": ";
       model_.programs.push_back(read_program(Fields(py::reinterpret_borrow<py::object>(program), prefix)));
     }
@@ -95,14 +106,13 @@ class Engine {
     std::vector<const float*> data;
     for (size_t k = 0; k < model_.inputs.size(); ++k) {
       const Input& input = model_.inputs[k];
-      keep.push_back(
-          checked_array<float>("inputs", inputs[k], {n, input.height * input.width, input.channels}, {"N", "", ""}));
+      keep.push_back(finite_array("inputs", inputs[k], {n, input.height * input.width, input.channels}, {"N", "", ""}));
       data.push_back(keep.back().data());
       n = keep.back().shape(0);
     }
     Array<float> codes;
-    if (model_.code > 0) codes = checked_array<float>("code", code, {n, model_.code});
-    py::array_t<float> params(Shape{n, static_cast<py::ssize_t>(program.targets.size()), model_.parameters});
+    if (model_.code > 0) codes = finite_array("code", code, {n, model_.code});
+    auto params = new_array<float>("params", {n, static_cast<py::ssize_t>(program.targets.size()), model_.parameters});
     float* to = params.mutable_data();
     {
       const py::gil_scoped_release release;
@@ -150,17 +160,17 @@ void define_cpu_engine(py::module_& module) {
            R"(tables: a spxcore.engines.cpp.Tables. options: a spxcore.engines.cpp.Options.
 
 Raises ValueError for another type of a table, or an index out of range.)")
-      .def("draw", &Engine::draw, py::arg("job"), py::arg("report"),
+      .def("draw", method(&Engine::draw), py::arg("job"), py::arg("report"),
            R"(Draw a spxcore.lower.job.WindowJob; the programs must be spxcore.lower.window.window_programs.
 
 report: called with the number of pixels since the last call, or None; what it raises stops the drawing.)")
-      .def("evaluate", &Engine::evaluate, py::arg("program"), py::arg("inputs"), py::arg("code"),
+      .def("evaluate", method(&Engine::evaluate), py::arg("program"), py::arg("inputs"), py::arg("code"),
            py::arg("narrow") = false,
            R"(The output of a program, by its number, for N windows or images that are known, float32 [N, T, P].
 
 inputs: a list of float32 [N, places, channels]. code: float32 [N, Z], or None where Z is 0.
 narrow: with the kernels for one window at a time; the bits are the same.)")
-      .def_property_readonly("isa", &Engine::isa, "The instruction set it runs with.");
+      .def_property_readonly("isa", method(&Engine::isa), "The instruction set it runs with.");
   module.def(
       "instruction_sets",
       [] {
@@ -177,6 +187,7 @@ narrow: with the kernels for one window at a time; the bits are the same.)")
       "fma_peak",
       [](double seconds, const std::string& isa) {
         const Kernels* kernels = find_kernels(isa);
+        checked_seconds(seconds);
         const py::gil_scoped_release release;
         return kernels->peak(seconds);
       },
@@ -187,6 +198,7 @@ narrow: with the kernels for one window at a time; the bits are the same.)")
       "bf16_peak",
       [](double seconds) {
         const TileKernels* kernels = available_tile_kernels();
+        checked_seconds(seconds);
         const py::gil_scoped_release release;
         return kernels && kernels->peak ? kernels->peak(seconds) : 0.0;
       },

@@ -10,6 +10,8 @@ void evaluate(const Model& model, const Program& program, int64_t windows, const
               const float* code, bool narrow, int threads, float* params) {
   const int together = narrow ? 1 : LANES;
   const int64_t batches = (windows + together - 1) / together;
+  const int workers = static_cast<int>(std::max<int64_t>(1, std::min<int64_t>(threads, batches)));
+  require_memory("threads", product_of({static_cast<size_t>(workers), Machine::bytes(model)}));
   std::atomic<int64_t> next{0};
   std::atomic<bool> stop{false};
   const auto work = [&] {
@@ -46,7 +48,7 @@ void evaluate(const Model& model, const Program& program, int64_t windows, const
       }
     }
   };
-  in_threads(static_cast<int>(std::max<int64_t>(1, std::min<int64_t>(threads, batches))), stop, work, [] {});
+  in_threads(workers, stop, work, [] {});
 }
 
 }  // namespace spx

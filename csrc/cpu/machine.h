@@ -7,6 +7,7 @@
 #include <new>
 #include <vector>
 
+#include "../sizes.h"
 #include "program.h"
 
 namespace spx {
@@ -31,6 +32,13 @@ class AlignedFloats {
 class Machine {
  public:
   explicit Machine(const Model& model) : Machine(model, model.poison ? std::nanf("") : 0.0f) {}
+
+  // Bytes of a thread's memory.
+  static size_t bytes(const Model& model) {
+    const size_t lanes =
+        static_cast<size_t>(model.rows) * (LANES + 1) + static_cast<size_t>(model.code_outputs) * (LANES + 1);
+    return sizeof(float) * (lanes + SLACK + static_cast<size_t>(scratch_size(model.outputs)));
+  }
 
   // Where number `row` of a lane is: rows of the wide arena are LANES apart, those of the narrow one 1.
   struct Place {

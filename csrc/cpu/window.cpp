@@ -23,6 +23,14 @@ class Telling {
     y_.resize(lines_);
   }
 
+  // Bytes of the maps sampled along y, for LANES images.
+  static size_t bytes(const Model& model, const Job& job) {
+    size_t lines = 0;
+    for (size_t k = 1; k < model.inputs.size(); ++k) lines += model.inputs[k].height;
+    return product_of({sizeof(float), static_cast<size_t>(std::min(LANES, job.count)), lines,
+                       static_cast<size_t>(job.map_count), static_cast<size_t>(job.map_width)});
+  }
+
   // y0: the windows' first row. first_image, images: which of the job's.
   void set_row(int y0, int first_image, int images) {
     const int side = model_.inputs[0].height, width = job_.map_width;
@@ -64,7 +72,7 @@ class Telling {
       to[row++] = y_[line];
       to[row++] = at.x;
       for (int i = 0; i < job_.extra_count; ++i) to[row++] = job_.extra[i];
-      const float* map = rows_.data() + static_cast<int64_t>(image * lines_ + line) * job_.map_count * width;
+      const float* map = rows_.data() + (static_cast<int64_t>(image) * lines_ + line) * job_.map_count * width;
       map += at.at.first;
       for (int j = 0; j < job_.map_count; ++j, map += width) to[row++] = blend(map[0], map[at.at.next], at.at.fraction);
     }
@@ -155,7 +163,8 @@ struct Shared {
   // Writes how many rows of each image are complete from the top.
   void write_finished() {
     for (size_t g = 0; g < groups.size(); ++g) {
-      int64_t rows = job.finished[groups[g].first];
+      // What Python may have written meanwhile is no index.
+      int64_t rows = std::min<int64_t>(std::max<int64_t>(job.finished[groups[g].first], 0), job.height);
       while (rows < job.height &&
              drawn(static_cast<int>(g), static_cast<int>(rows)).load(std::memory_order_acquire) == job.width) {
         ++rows;
@@ -379,6 +388,9 @@ class Worker {
 }  // namespace
 
 void draw(const Model& model, const Job& job, int threads, const std::function<bool(int64_t)>& report) {
+  const int64_t rows = int64_t{job.count} * job.height;
+  const size_t of_a_thread = Machine::bytes(model) + Telling::bytes(model, job);
+  require_memory("threads", product_of({static_cast<size_t>(std::min<int64_t>(threads, rows)), of_a_thread}));
   Shared shared(model, job, threads);
   std::fill_n(job.finished, job.count, 0);
   int64_t reported = 0;

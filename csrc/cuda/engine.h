@@ -2,6 +2,7 @@
 // (emulation.cpp).
 #pragma once
 
+#include <algorithm>
 #include <cstdint>
 #include <functional>
 #include <stdexcept>
@@ -80,7 +81,8 @@ inline void check_stuck(bool stuck) {
 // Rows of image n (from 0) that are complete from the top. drawn(i): pixels drawn of row i, all images' rows counted.
 template <typename Drawn>
 int64_t finished_rows(const Job& job, size_t n, Drawn drawn) {
-  int64_t rows = job.finished[n];
+  // What Python may have written meanwhile is no index.
+  int64_t rows = std::min<int64_t>(std::max<int64_t>(job.finished[n], 0), job.height);
   while (rows < job.height && drawn(n * job.height + rows) == job.width) ++rows;
   return rows;
 }

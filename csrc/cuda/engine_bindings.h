@@ -2,7 +2,9 @@
 // is the only caller.
 #pragma once
 
+#include <atomic>
 #include <mutex>
+#include <thread>
 #include <utility>
 
 #include "cuda/engine.h"
@@ -50,9 +52,10 @@ class Engine {
     require(sizes_.side > 0, "tables", "those of a window", "those of a network that is evaluated only");
     Fields fields(from);
     const Job job = read_job(fields, sizes_);
+    require_idle();
     std::fill_n(job.finished, job.count, 0);
     reporting_to(report, [&](const auto& tell) {
-      const std::lock_guard<std::mutex> alone(mutex_);
+      const Alone alone(*this);
       runner_.draw(job, tell);
     });
   }
@@ -67,17 +70,17 @@ class Engine {
     for (size_t k = 0; k < inputs_.size(); ++k) {
       const Input& input = inputs_[k];
       const py::ssize_t places = static_cast<py::ssize_t>(input.height) * input.width;
-      keep.push_back(checked_array<float>("inputs", inputs[k], {n, places, input.channels}, {"N", "", ""}));
+      keep.push_back(finite_array("inputs", inputs[k], {n, places, input.channels}, {"N", "", ""}));
       data.push_back(keep.back().data());
       n = keep.back().shape(0);
     }
-    const auto numbers = checked_array<float>("code", code, {n, sizes_.code}, {"N", ""});
-    n = numbers.shape(0);
-    py::array_t<float> params(Shape{n, targets_, sizes_.parameters});
+    const auto numbers = finite_array("code", code, {n, sizes_.code}, {"N", ""});
+    auto params = new_array<float>("params", {n, targets_, sizes_.parameters});
     const Known known{n, data.data(), numbers.data(), params.mutable_data()};
+    require_idle();
     if (n > 0) {
       const py::gil_scoped_release release;
-      const std::lock_guard<std::mutex> alone(mutex_);
+      const Alone alone(*this);
       runner_.evaluate(known);
     }
     return params;
@@ -99,11 +102,31 @@ class Engine {
         targets_(tables.programs[0].targets),
         runner_(std::move(tables), options) {}
 
+  // Holds the runner, whose arenas serve one call at a time, for this thread.
+  class Alone {
+   public:
+    explicit Alone(Engine& engine) : lock_(engine.mutex_), holder_(engine.holder_) {
+      holder_.store(std::this_thread::get_id());
+    }
+    ~Alone() { holder_.store(std::thread::id()); }
+
+   private:
+    const std::lock_guard<std::mutex> lock_;
+    std::atomic<std::thread::id>& holder_;
+  };
+
+  // A call from a drawing's own report would wait for ever.
+  void require_idle() const {
+    require(holder_.load() != std::this_thread::get_id(), "report", "a function that does not use the same engine",
+            "one that does");
+  }
+
   WindowSizes sizes_;
   std::vector<Input> inputs_;
   py::ssize_t targets_;
   Runner runner_;
-  std::mutex mutex_;  // a runner's arenas serve one call at a time
+  std::mutex mutex_;
+  std::atomic<std::thread::id> holder_{};  // the thread that draws or evaluates
 };
 
 template <typename Runner>
@@ -114,16 +137,16 @@ void define_engine(py::module_& module, const char* name, const char* doc) {
            R"(tables: a spxcore.lower.passes.Products. options: a spxcore.engines.cuda.Options.
 
 Raises ValueError for an index out of range, MemoryError for a network that does not fit the device.)")
-      .def("draw", &Type::draw, py::arg("job"), py::arg("report"),
+      .def("draw", method(&Type::draw), py::arg("job"), py::arg("report"),
            R"(Draw a spxcore.lower.job.WindowJob whose code is U z, float32 [N, L], on its pixels, finished and params.
 
 report: called with the number of pixels since the last call, or None; what it raises stops the drawing.)")
-      .def("evaluate", &Type::evaluate, py::arg("inputs"), py::arg("code"),
+      .def("evaluate", method(&Type::evaluate), py::arg("inputs"), py::arg("code"),
            R"(The network's output, float32 [N, places, P].
 
 inputs: float32 [N, places, channels] of each. code: float32 [N, L], U z.)")
-      .def_property_readonly("options", &Type::options, "device, blocks, warps and windows that it runs with.")
-      .def_property_readonly("free_bytes", &Type::free_bytes, "Bytes of the device's memory that nobody uses.");
+      .def_property_readonly("options", method(&Type::options), "device, blocks, warps and windows that it runs with.")
+      .def_property_readonly("free_bytes", method(&Type::free_bytes), "Bytes of the device's memory that nobody uses.");
 }
 
 }  // namespace spx::cuda

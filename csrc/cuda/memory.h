@@ -4,23 +4,13 @@
 #include <cuda_runtime.h>
 
 #include <algorithm>
-#include <new>
 #include <stdexcept>
 #include <string>
-#include <utility>
 #include <vector>
 
+#include "sizes.h"
+
 namespace spx::cuda {
-
-// Becomes Python's MemoryError; the commands print it as one line.
-class OutOfMemory : public std::bad_alloc {
- public:
-  explicit OutOfMemory(std::string text) : text_(std::move(text)) {}
-  const char* what() const noexcept override { return text_.c_str(); }
-
- private:
-  std::string text_;
-};
 
 inline void check(cudaError_t status, const char* what) {
   if (status == cudaSuccess) return;

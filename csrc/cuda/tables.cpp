@@ -50,6 +50,7 @@ void check_product(const CudaTables& t, const Product& product, bool packed) {
          length(t.sources));
   in_range("products, gate", product.gate, GATE_NONE, GATE_SIGMOID);
   in_range("products, columns", product.columns, 1, 1 << 16);
+  in_range("products, numbers", static_cast<int64_t>(product.places) * product.columns, 1, 1 << 28);
   check_that(product.gate == GATE_NONE || product.columns % 2 == 0, "products, columns", "an even number before a gate",
              product.columns);
   for (int32_t r = product.place; r < product.place + product.places; ++r) check_place(t, product, t.places[r], packed);
@@ -83,7 +84,7 @@ void check_program(const CudaTables& t, int number) {
     const Pixel& pixel = t.pixels[p];
     const bool current = m > 0 && p >= program.pixel_current;
     const int64_t places = m == 0 ? places_of(t.inputs.at(0)) : current ? m : i * m;
-    within("pixels, place", pixel.place - (current ? i * m : 0), 1, places);
+    within("pixels, place", int64_t{pixel.place} - (current ? i * m : 0), 1, places);
     within("pixels, row", pixel.row, t.inputs[0].channels, t.words);
   }
   within("programs, told", program.told, program.told_end - static_cast<int64_t>(program.told), length(t.told));
@@ -108,10 +109,14 @@ void check_program(const CudaTables& t, int number) {
 }  // namespace
 
 void CudaTables::check() const {
+  // A kernel counts these for all windows of a block in int32.
+  in_range("pixels", length(pixels), 0, 1 << 24);
+  in_range("told", length(told), 0, 1 << 24);
+  in_range("code_numbers", code, 0, 1 << 26);
   in_range("side", side, 0, 1024);
   in_range("words", words, 1, 1 << 26);
   in_range("parameters", parameters, 1, 1 << 20);
-  in_range("inputs", length(inputs), side > 0 ? 1 : 0, 64);
+  in_range("inputs", length(inputs), 1, 64);
   for (const Input& input : inputs) {
     in_range("inputs, height", input.height, 1, 1 << 12);
     in_range("inputs, width", input.width, 1, 1 << 12);

@@ -201,8 +201,11 @@ class Worker {
   // What the network sees of a pixel.
   SPX_DEVICE void write_pixel(int row, int column, float* to) const {
     const uint8_t* levels = job_.pixels + pixel_number(row, column) * job_.head.channels;
-    const int e = job_.embedding;
-    for (int c = 0; c < net_.pixel; ++c) to[c] = job_.table[levels[c / e] * e + c % e];
+    const int e = job_.embedding, last = job_.head.levels - 1;
+    for (int c = 0; c < net_.pixel; ++c) {
+      const int level = levels[c / e];  // one beyond the head's, which only a faulty canvas has, reads the last one's
+      to[c] = job_.table[(level < last ? level : last) * e + c % e];
+    }
   }
 
   SPX_DEVICE int64_t pixel_number(int row, int column) const {

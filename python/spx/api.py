@@ -10,10 +10,12 @@ import numpy as np
 
 from spxcore import engines
 from spxcore.canvas import Given
-from spxcore.draw import draw
+from spxcore.draw import check_call, draw
 from spxcore.drawing import Drawing
 from spxcore.engines import Engine, Report
+from spxcore.errors import whole_number
 from spxcore.heads import Sampling
+from spxcore.memory import memory_is_refused
 
 from .checkpoints import read_checkpoint
 from .models.likelihood import Score
@@ -101,7 +103,7 @@ class Sampler:
         Returns:
             uint8 [N, H, W, C].
         """
-        check_images(images, self.head.channels)
+        images = check_images(images, self.head.channels)
         return self._drawn(options, height, width=width, seed=seed, source=images, refine=refine)
 
     def complete(
@@ -120,11 +122,12 @@ class Sampler:
         Returns:
             uint8 [N, H, W, C].
         """
-        check_images(images, self.head.channels)
-        given = Given(images, np.asarray(mask, bool))
+        images = check_images(images, self.head.channels)
+        given = Given(images, mask)
         height, width = images.shape[1:3]
         return self._drawn(options, height, width=width, n=n, seed=seed, label=digit, given=given)
 
+    @memory_is_refused()
     def score(self, images: np.ndarray, seed: int = 0, engine: str | Engine = "auto") -> Score:
         """Bits per dimension of images under the model. A model with a code adds the code's bits, which makes an upper bound.
 
@@ -133,12 +136,17 @@ class Sampler:
             seed: of the codes' noise.
             engine: as of the class.
         """
+        images = check_images(images, self.head.channels)
+        check_call(images.shape, self.head.levels, engine)
+        seed = whole_number("seed", seed, 0, (1 << 64) - 1, "0 to 2^64 - 1")
         return self.family.score(self.checkpoint, images, seed, engine)
 
+    @memory_is_refused()
     def encode(self, images: np.ndarray, refine: int = 0) -> np.ndarray:
         """The code of each image, by which `reconstruct` draws: uint8 [N, H, W, C] -> float32 [N, Z]."""
-        Request(1, source=images, refine=refine).check(self.family.offers(self.config), self.head.channels)
-        codes = self.family.codes(self.checkpoint, images, engines.evaluate, refine)
+        images = check_images(images, self.head.channels)
+        request = Request(1, source=images, refine=refine).check(self.family.offers(self.config), self.head.channels)
+        codes = self.family.codes(self.checkpoint, images, engines.evaluate, request.refine)
         assert codes is not None, "a model that draws images anew has codes"
         return codes
 
@@ -148,10 +156,14 @@ class Sampler:
         self.schedule.check_size(request.height, request.width)
         return self.family.drawing(self.checkpoint, request, engines.evaluate)
 
+    @memory_is_refused()
     def draw(
         self, request: Request, engine: str | Engine = "auto", progress: Report | None = None, out: np.ndarray | None = None
     ) -> np.ndarray:  # fmt: skip
         """Draw a request's images, uint8 [N, H, W, C]; the other arguments as of the class."""
+        shape = (request.n, request.height, request.width, self.head.channels)
+        self.schedule.check_size(request.height, request.width)
+        check_call(shape, self.head.levels, engine, out, progress)  # before the codes, which take time and memory too
         return draw(self.drawing(request), engine, out, progress)
 
     def _drawn(self, options: dict, height: int | None, **what) -> np.ndarray:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -26,29 +27,43 @@ def shipped() -> list[str]:
 def resolve(name_or_path: str | Path) -> Path:
     """The local folder of a checkpoint: one that is shipped, a folder, or a Hugging Face hub name (fetched).
 
+    Args:
+        name_or_path: of the hub `owner/name`, or `owner/name@revision` for a branch, a tag or a commit.
+
     Raises:
         SpxError: if it is none of these, or the hub cannot be reached.
     """
     name = str(name_or_path)
     if name in shipped():
         return SHIPPED / name
-    path = Path(name).expanduser()
-    if path.is_dir():
-        return path
-    looks_like_hub = name.count("/") == 1 and not name.startswith((".", "/", "~"))
-    if looks_like_hub:
-        from huggingface_hub import snapshot_download
+    try:
+        path = Path(name).expanduser()
+        if name and path.is_dir():
+            return path
+    except (OSError, ValueError, RuntimeError):  # too long, with a zero byte, of no user
+        path = None
+    hub = _HUB.fullmatch(name)
+    if hub and path is not None:
+        return _fetched(hub["name"], hub["revision"])
+    known = ", ".join(shipped()) or "(none shipped)"
+    got = repr(name) if len(name) <= 200 else f"{name[:100]!r}..."
+    raise SpxError(f"checkpoint: expected one of {known}, a folder, or a hub name owner/name, got {got}")
 
-        try:
-            return Path(snapshot_download(name, allow_patterns=[CONFIG, WEIGHTS]))
-        except Exception as error:  # the hub's client raises many kinds
-            raise SpxError(
-                f"checkpoint: {name} is no folder here, and the Hugging Face hub gave none "
-                f"({type(error).__name__}: {str(error).splitlines()[0]})"
-            ) from error
-    raise SpxError(
-        f"checkpoint: expected one of {', '.join(shipped()) or '(none shipped)'}, a folder, or a hub name owner/name, got {name!r}"
-    )
+
+# A repository of the hub, and which revision of it.
+_HUB = re.compile(r"(?P<name>\w[\w.-]*/\w[\w.-]*)(?:@(?P<revision>[\w./-]+))?")
+
+
+def _fetched(name: str, revision: str | None) -> Path:
+    """The local copy of the two files of a repository of the hub."""
+    from huggingface_hub import snapshot_download
+
+    try:
+        return Path(snapshot_download(name, revision=revision, allow_patterns=[CONFIG, WEIGHTS]))
+    except Exception as error:  # the hub's client raises many kinds
+        what = f"{name}@{revision}" if revision else name
+        why = ": ".join([type(error).__name__, *str(error).splitlines()[:1]])
+        raise SpxError(f"checkpoint: {what} is no folder here, and the Hugging Face hub gave none ({why})") from error
 
 
 def read_checkpoint(name_or_path: str | Path) -> Checkpoint:

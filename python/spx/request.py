@@ -8,8 +8,8 @@ from typing import ClassVar
 
 import numpy as np
 
-from spxcore.canvas import Given
-from spxcore.errors import SpxError, require, whole_number
+from spxcore.canvas import Given, check_mask, plain
+from spxcore.errors import SpxError, kind_of, require, whole_number
 from spxcore.heads import Sampling
 
 from .fields import ANY, COUNT, Range, setting
@@ -62,6 +62,15 @@ class Request:
         whole("refine", 0, 1 << 20, "0 steps or more")
         if self.label is not None:
             object.__setattr__(self, "label", whole_number("digit", self.label, -(1 << 62), 1 << 62, "a class"))
+        for name in ("code", "source"):
+            array = getattr(self, name)
+            if array is not None:
+                require(isinstance(array, np.ndarray) and array.ndim > 0, name, "an array", kind_of(array))
+                object.__setattr__(self, name, plain(name, array))
+        if self.given is not None:
+            pixels, mask = self.given.pixels, check_mask("mask", self.given.mask)
+            require(isinstance(pixels, np.ndarray) and pixels.ndim > 0, "images", "an array", kind_of(pixels))
+            object.__setattr__(self, "given", Given(plain("images", pixels), mask))
         pictures = [self.source, self.code, None if self.given is None else self.given.pixels]
         counts = [len(array) for array in pictures if array is not None]
         if self.n is None:
@@ -96,12 +105,11 @@ class Request:
 
 
 def check_images(images: np.ndarray, channels: int) -> np.ndarray:
-    """Images uint8 [N, H, W, C], N >= 1.
+    """Images uint8 [N, H, W, C], N >= 1, as a plain array.
 
     Raises:
         SpxError: for anything else.
     """
     good = isinstance(images, np.ndarray) and images.dtype == np.uint8 and images.ndim == 4 and images.size > 0
-    got = f"{getattr(images, 'dtype', type(images).__name__)} {list(np.shape(images))}"
-    require(good and images.shape[3] == channels, "images", f"uint8 [N, H, W, {channels}]", got)
-    return images
+    require(good and images.shape[3] == channels, "images", f"uint8 [N, H, W, {channels}]", kind_of(images))
+    return plain("images", images)

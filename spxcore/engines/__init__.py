@@ -9,7 +9,7 @@ from types import ModuleType
 import numpy as np
 
 from ..drawing import Job
-from ..errors import SpxError, require
+from ..errors import SpxError, require, shown, whole_number
 from ..walk.network import Network
 from .base import Engine, Report
 
@@ -50,6 +50,7 @@ def get(name: str = "auto", job: Job | None = None, **options) -> Engine:
     Raises:
         SpxError: for an unknown name, or an engine that cannot run here or draw the job, saying why.
     """
+    options = check_options(**options)
     if name != "auto":
         reason = why_not(name)
         if reason is None:
@@ -65,6 +66,20 @@ def get(name: str = "auto", job: Job | None = None, **options) -> Engine:
             if reason is None:
                 return engine
     raise SpxError(f"engine: none can draw this: {reason}")
+
+
+def check_options(**options) -> dict:
+    """The options of `get` with the types they must have, alike for all engines; whether an engine has a value, its `make` says.
+
+    Raises:
+        SpxError: for another type, or a number of threads out of range.
+    """
+    if options.get("threads") is not None:
+        options["threads"] = whole_number("threads", options["threads"], 1, 4096)
+    for name in ("precision", "device"):
+        value = options.get(name, "")
+        require(isinstance(value, str) or (value is None and name == "device"), name, "a name", shown(value))
+    return options
 
 
 def evaluate(

@@ -11,7 +11,7 @@ import numpy as np
 from ..canvas import Canvas
 from ..drawing import Job
 from ..errors import SpxError, require
-from ..feeds import Places
+from ..feeds import Places, floats
 from ..schedules import Window
 from ..walk.network import Network
 
@@ -95,9 +95,10 @@ def known_inputs(
     graph = network.graph
     given = dict(inputs)
     if graph.code:
-        z = np.asarray(np.zeros(0) if code is None else code)
+        z = floats("code", np.zeros(0) if code is None else code)
         n = len(next(iter(inputs.values()))) if inputs else len(z)
         require(z.shape == (n, graph.code), "code", f"shape [{n}, {graph.code}]", list(z.shape))
+        require(bool(np.isfinite(z).all()), "code", "finite numbers", "NaN or infinity")
         if "z" in graph.inputs:
             given["z"] = z[:, None]
     require(set(given) == set(graph.inputs), "inputs", str(list(graph.inputs)), sorted(given))
@@ -105,8 +106,9 @@ def known_inputs(
     for name in graph.inputs:
         h, w = graph.values[name].size(height, width)
         shape = n, h * w, graph.values[name].channels
-        result[name] = np.ascontiguousarray(given[name], np.float32)
+        result[name] = floats(f"inputs: {name}", given[name])
         require(result[name].shape == shape, f"inputs: {name}", f"shape {list(shape)}", list(result[name].shape))
+        require(bool(np.isfinite(result[name]).all()), f"inputs: {name}", "finite numbers", "NaN or infinity")
     return result
 
 

@@ -85,7 +85,7 @@ def make(precision: str = "fp32", threads: int | None = None, device: str | None
         device: "cuda", "cuda:N" or None.
     """
     require(precision in PRECISIONS, "precision", f"{', '.join(PRECISIONS)} for the triton engine", repr(precision))
-    allowed = device is None or EMULATED or device.split(":")[0] == "cuda"
+    allowed = device is None or device.split(":")[0] == "cuda" or (EMULATED and device == "cpu")
     require(allowed, "device", "cuda or cuda:N for the triton engine", repr(device))
     return Triton(precision, device)
 

@@ -33,9 +33,11 @@ class Logistics:
     kind = "logistics"
 
     def __post_init__(self):
+        # As Python's: a product of NumPy's small integers overflows.
+        object.__setattr__(self, "channels", whole_number("channels", self.channels, 1, 3, "1 or 3"))
         require(self.channels in (1, 3), "channels", "1 or 3", self.channels)
-        whole_number("components", self.components, 1, 1024)
-        whole_number("levels", self.levels, 2, 256)
+        object.__setattr__(self, "components", whole_number("components", self.components, 1, 1024))
+        object.__setattr__(self, "levels", whole_number("levels", self.levels, 2, 256))
 
     @property
     def parameters(self) -> int:

@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 
 import numpy as np
 
-from ..errors import require
+from ..errors import real_number, require, shown
+
+# Engines compute in float32: its smallest normal number, and its largest one.
+LEAST_TEMPERATURE, MOST_TEMPERATURE = (
+    float(number) for number in (np.finfo(np.float32).tiny, np.finfo(np.float32).max)
+)
 
 
 @dataclass(frozen=True)
@@ -29,8 +35,14 @@ class Sampling:
     )
 
     def __post_init__(self):
-        good = self.temperature > 0 and bool(np.isfinite(self.temperature))
-        require(good, "temperature", "a finite number, more than 0", self.temperature)
+        expected = "a finite number, more than 0"
+        temperature = real_number("temperature", self.temperature, expected)
+        require(0 < temperature < math.inf, "temperature", expected, temperature)
+        held = LEAST_TEMPERATURE <= temperature <= MOST_TEMPERATURE
+        require(held, "temperature", expected, f"{temperature}, which is none in float32")
+        require(isinstance(self.mode, (bool, np.bool_)), "mode", "True or False", shown(self.mode))
+        object.__setattr__(self, "temperature", temperature)
+        object.__setattr__(self, "mode", bool(self.mode))
 
 
 def quantile(logits: np.ndarray, u: np.ndarray) -> np.ndarray:

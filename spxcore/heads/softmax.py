@@ -27,7 +27,7 @@ class Softmax:
     kind = "softmax"
 
     def __post_init__(self):
-        whole_number("levels", self.levels, 2, 1 << 16)
+        object.__setattr__(self, "levels", whole_number("levels", self.levels, 2, 1 << 16))
 
     @property
     def parameters(self) -> int:

@@ -33,7 +33,7 @@ class Window:
     side: int
 
     def __post_init__(self):
-        whole_number("side", self.side, 1, 1024)
+        object.__setattr__(self, "side", whole_number("side", self.side, 1, 1024))
 
     def check_size(self, height: int, width: int) -> None:
         """Raise an `SpxError` unless an image of this size, in pixels, holds a window and is indexable."""
@@ -48,7 +48,7 @@ def window_origin(r: np.ndarray, c: np.ndarray, m: int) -> tuple[np.ndarray, np.
 def check_size(height: int, width: int, m: int) -> None:
     """Raise an `SpxError` unless an image of this size, in pixels, holds a window of side m and is indexable."""
     for name, n in (("height", height), ("width", width)):
-        whole_number(name, n, -(1 << 62), 1 << 62, "in pixels")
+        n = whole_number(name, n, -(1 << 62), 1 << 62, "in pixels")
         require(n >= m, name, f"at least the patch size {m}", n, "the window must fit; ask for a larger image")
         require(n <= LARGEST, name, f"at most {LARGEST}", n)
 

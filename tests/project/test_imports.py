@@ -10,7 +10,7 @@ FOLDERS = {"spxcore": ROOT / "spxcore", "spxcore.kernels": ROOT / "kernels", "sp
 
 # Steps of spxcore, lowest first: a module imports its own step and lower ones. The longest prefix counts.
 STEPS = [
-    ["spxcore._version", "spxcore.errors", "spxcore.rng"],
+    ["spxcore._version", "spxcore.errors", "spxcore.memory", "spxcore.rng"],
     ["spxcore.graph", "spxcore.feeds", "spxcore.canvas", "spxcore.schedules", "spxcore.heads", "spxcore.native"],
     ["spxcore.walk", "spxcore.plan"],
     ["spxcore.lower", "spxcore.drawing"],

@@ -17,7 +17,10 @@ from .fields import add_option
 def add_checkpoint(p: argparse._ActionsContainer) -> None:
     """--checkpoint"""
     p.add_argument(
-        "--checkpoint", default="mnist-8x8", metavar="NAME", help="shipped name, folder, or hub name (mnist-8x8)"
+        "--checkpoint",
+        default="mnist-8x8",
+        metavar="NAME",
+        help="shipped name, folder, or hub name: owner/name, or owner/name@revision (mnist-8x8)",
     )
 
 

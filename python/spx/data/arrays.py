@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import zipfile
-import zlib
 from pathlib import Path
 from typing import IO
 
@@ -12,10 +11,11 @@ import numpy as np
 
 from spxcore.errors import SpxError, require
 
+from ..io.reading import at_most, reading
 from .images import Images, check_bytes, checked, split
 
 TEST_SHARE, TEST_SEED = 0.1, 0  # of a data set that comes without a test set
-_LONGEST_NAMES = 1 << 16
+_AGAIN = "save it again"
 
 
 def read_npy(file: IO[bytes], name: str, packed: int | None = None) -> np.ndarray:
@@ -36,53 +36,49 @@ def read_npy(file: IO[bytes], name: str, packed: int | None = None) -> np.ndarra
     shape, by_columns, dtype = header(file)
     way_out = "objects would have to be unpickled, which runs code; save plain numbers"
     require(not dtype.hasobject and dtype.kind in "biufUS", name, "numbers or text", dtype, way_out)
-    size = math.prod(shape) * dtype.itemsize
     require(min(shape, default=0) >= 0, name, "a size of 0 or more", shape)
+    size = math.prod(shape) * dtype.itemsize
     check_bytes(name, size, packed)
-    raw = _at_most(file, size)
+    raw = at_most(file, size)
     size += len(file.read(1))  # nothing may follow; and the end is where a .npz file's checksum is compared
     require(len(raw) == size, name, f"{size} bytes for shape {shape} of {dtype}", len(raw), "damaged; save it again")
     return np.frombuffer(raw, dtype).reshape(shape, order="F" if by_columns else "C")
 
 
-def _at_most(file: IO[bytes], size: int) -> bytes:
-    pieces = []
-    while size > 0 and (piece := file.read(min(size, 1 << 24))):
-        pieces.append(piece)
-        size -= len(piece)
-    return b"".join(pieces)
-
-
-def read_arrays(path: Path) -> dict[str, np.ndarray]:
-    """The arrays of a .npz file, or of a .npy file as "images".
+def read_arrays(path: Path, names: tuple[str, ...]) -> dict[str, np.ndarray]:
+    """Those of the named arrays that a .npz file has, or a .npy file as the first of them. No other array is looked at.
 
     Raises:
-        SpxError: if it cannot be read, or holds something else than arrays of numbers.
+        SpxError: if it cannot be read, lacks the first, or holds something else than arrays of numbers.
     """
     try:
-        if path.suffix.lower() == ".npy":
-            with open(path, "rb") as file:
-                return {"images": read_npy(file, str(path))}
-        found = {}
-        with zipfile.ZipFile(path) as archive:
-            for member in archive.infolist():
-                with archive.open(member) as file:
-                    found[member.filename.removesuffix(".npy")] = read_npy(
-                        file, f"{path}: {member.filename}", member.compress_size
-                    )
-        return found
-    except (OSError, ValueError, EOFError, NotImplementedError, RuntimeError, zlib.error, zipfile.BadZipFile) as error:
-        raise SpxError(f"{path}: cannot be read ({error or 'it ends too early'}); save it again") from error
+        with reading(path, _AGAIN) as file:
+            if path.suffix.lower() == ".npy":
+                return {names[0]: read_npy(file, str(path))}
+            found = {}
+            with zipfile.ZipFile(file) as archive:
+                for member in archive.infolist():
+                    name = member.filename.removesuffix(".npy")
+                    if name in names:
+                        require(name not in found, str(path), f"one array {name}", "two", _AGAIN)
+                        with archive.open(member) as packed:
+                            found[name] = read_npy(packed, f"{path}: {name}", member.compress_size)
+                got = ", ".join(archive.namelist()[:5])[:200] or "nothing"
+            require(names[0] in found, str(path), f"an array `{names[0]}`", got)
+            return found
+    except SpxError:
+        raise
+    except Exception as error:  # damaged headers and archives fail in many ways
+        why = (str(error) or "it ends too early").splitlines()[0][:200]
+        raise SpxError(f"{path}: cannot be read ({why}); {_AGAIN}") from error
 
 
 def _images(path: Path) -> Images:
     """The images and labels of one file."""
-    arrays = read_arrays(path)
-    got = ", ".join(arrays) or "nothing"
-    require("images" in arrays, str(path), "an array `images`, uint8 [N, H, W] or [N, H, W, 3]", got)
+    arrays = read_arrays(path, ("images", "labels", "classes"))
     labels, beside = arrays.get("labels"), path.with_name(f"{path.stem}-labels.npy")
     if labels is None and beside.is_file():
-        labels = read_arrays(beside)["images"]
+        labels = read_arrays(beside, ("labels",))["labels"]
     if labels is None:
         labels = np.zeros(len(arrays["images"]), np.int64)
     classes = arrays.get("classes")

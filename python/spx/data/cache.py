@@ -27,21 +27,22 @@ def cache_folder() -> Path:
     return Path(base) / "spx" / "data"
 
 
-def cached(place: object, files: object, make: Callable[[], Arrays]) -> Arrays:
-    """The arrays that make() returns, from the cache if they are there.
+def cached(place: object, files: object, names: tuple[str, ...], make: Callable[[], Arrays]) -> Arrays:
+    """The arrays of those names that make() returns, from the cache if they are there.
 
     A cache that cannot be read, is damaged, or is of other files is made again. One that cannot be written is left out.
 
     Args:
         place: what decides the file's name, of JSON's types: the folder and how it is read.
         files: what has to be the same, of JSON's types: every file's name, size and time.
+        names: of the arrays.
         make: reads the files.
     """
     key = hashlib.sha256(json.dumps([_VERSION, place, files]).encode()).hexdigest()
     path = cache_folder() / f"{hashlib.sha256(json.dumps(place).encode()).hexdigest()[:32]}.npz"
     with contextlib.suppress(SpxError, OSError):
-        found = read_arrays(path)
-        if str(found.pop("key", "")) == key:
+        found = read_arrays(path, ("key", *names))
+        if str(found.pop("key", "")) == key and found.keys() == set(names):
             return found
     found = make()
     members: dict[str, Any] = {"key": np.array(key), **found}  # any: NumPy has names of its own among the keywords
@@ -50,7 +51,7 @@ def cached(place: object, files: object, make: Callable[[], Arrays]) -> Arrays:
         with open(temporary, "wb") as file:
             np.savez(file, **members)
 
-    with contextlib.suppress(OSError):
+    with contextlib.suppress(OSError, SpxError):
         path.parent.mkdir(parents=True, exist_ok=True)
         write_atomically(path, write)
     return found

@@ -12,12 +12,13 @@ import numpy as np
 
 from spxcore.errors import SpxError, require
 
+from ..io.reading import read_bytes
 from .images import Images, checked
 
 CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
 _SIDE = 32
 _RECORD = 3 * _SIDE * _SIDE
-_LARGEST = 1 << 28  # bytes of a batch; the official ones have 31 million
+_LARGEST = 1 << 26  # bytes of a batch; the official ones have 31 million
 _BATCHES = {"train": [f"data_batch_{i}" for i in range(1, 6)], "test": ["test_batch"]}
 
 
@@ -46,9 +47,7 @@ def load_cifar(folder: Path, split: str) -> Images:
 
 def _read(path: Path, read: Callable[[bytes, str], tuple[np.ndarray, np.ndarray]]) -> tuple[np.ndarray, np.ndarray]:
     """Images uint8 [N, 32, 32, 3] and labels [N] of one batch."""
-    size = path.stat().st_size
-    require(size <= _LARGEST, str(path), f"at most {_LARGEST} bytes", size, "not a batch of CIFAR-10")
-    images, labels = read(path.read_bytes(), str(path))
+    images, labels = read(read_bytes(path, _LARGEST, "not a batch of CIFAR-10"), str(path))
     return images.reshape(-1, 3, _SIDE, _SIDE).transpose(0, 2, 3, 1), labels
 
 
@@ -75,7 +74,8 @@ def read_python(raw: bytes, name: str) -> tuple[np.ndarray, np.ndarray]:
     except SpxError as error:
         raise SpxError(f"{name}: {error}") from error
     except Exception as error:  # a damaged pickle fails in any way
-        raise SpxError(f"{name}: cannot be read ({type(error).__name__}: {error}); fetch it again") from error
+        why = ": ".join([type(error).__name__, *str(error).splitlines()[:1]])[:200]
+        raise SpxError(f"{name}: cannot be read ({why}); fetch it again") from error
     require(isinstance(batch, dict), name, "a dictionary", type(batch).__name__, "not a batch of CIFAR-10")
     batch = {k.decode("latin1") if isinstance(k, bytes) else k: v for k, v in batch.items()}
     data: Any = getattr(batch.get("data"), "array", None)
@@ -110,20 +110,24 @@ class _Plain(pickle._Unpickler):
         if (module, name) == ("numpy", "dtype"):
             return lambda kind, *_: _Kind(kind)
         if (module, name) == ("numpy.core.numeric", "_frombuffer"):
-            return _from_buffer
+            return lambda *parts: _from_buffer(*parts)
         if (module, name) == ("_codecs", "encode"):  # how Python 3 writes bytes for Python 2
             return lambda text, *_: text.encode("latin1")
         way_out = "such a file could run code; use the official one, or the binary batches"
-        raise SpxError(f"expected plain values and arrays of numbers, got a use of {module}.{name} ({way_out})")
+        raise SpxError(
+            f"expected plain values and arrays of numbers, got a use of {f'{module}.{name}'[:80]!r} ({way_out})"
+        )
 
 
 class _Kind:
     """A pickled dtype: of numbers only."""
 
     def __init__(self, kind: object):
-        dtype = str(kind)
+        dtype = (
+            kind if isinstance(kind, str) else ""
+        )  # never the text of an object: lists in lists can be of any length
         numbers = dtype.lstrip("<>|=") in ("u1", "i1", "u2", "i2", "u4", "i4", "u8", "i8")
-        require(numbers, "array", "whole numbers", repr(kind))
+        require(numbers, "array", "whole numbers", repr(dtype[:20]))
         self.dtype, self.order = dtype.lstrip("<>|="), "<"
 
     def __setstate__(self, state: tuple) -> None:

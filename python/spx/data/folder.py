@@ -60,6 +60,15 @@ def listing(root: Path) -> Listing:
     """
     loose = _pictures(root, deep=False)
     folders = [entry.name for entry in os.scandir(root) if entry.is_dir() and not entry.name.startswith((".", "__"))]
+    above = {root.resolve(), *root.resolve().parents}
+    loops = [name for name in folders if (root / name).resolve() in above]
+    require(
+        not loops,
+        str(root),
+        "sub-folders that are classes",
+        f"{_some(loops)}, which leads back to it",
+        "remove the link",
+    )
     folders.sort(key=(lambda name: (int(name), name)) if all(name.isdecimal() for name in folders) else None)
     found = {name: _pictures(root / name, deep=True) for name in folders}
     if not any(found.values()):
@@ -76,23 +85,37 @@ def listing(root: Path) -> Listing:
 
 def _pictures(folder: Path, deep: bool) -> list[str]:
     found = []
-    for place, folders, names in os.walk(folder):
+    for place, folders, names in os.walk(folder, onerror=_stop):
         folders[:] = [name for name in folders if deep and not name.startswith(".")]
         pictures = [name for name in names if name.lower().endswith(ENDINGS) and not name.startswith(".")]
         found += [os.path.relpath(os.path.join(place, name), folder) for name in pictures]
     return sorted(found)
 
 
+def _stop(error: OSError) -> None:
+    """What os.walk would pass over in silence: a folder that may not be read."""
+    raise error
+
+
 def read_folder(files: Listing, reading: Reading, progress: bool = False) -> Images:
     """The pictures of a listing as images of one size, from the cache if they are there."""
-    stats = [os.stat(files.root / name) for name in files.names]
-    state = [[name, stat.st_size, stat.st_mtime_ns] for name, stat in zip(files.names, stats)]
+    state = [[name, *_state(files.root / name)] for name in files.names]
     place = [os.fsdecode(files.root.resolve()), asdict(Reading.part_of(reading))]
-    arrays = cached(place, [state, files.labels, files.classes], lambda: _read(files, reading, progress))
+    names, what = ("images", "labels", "skipped"), [state, files.labels, files.classes]
+    arrays = cached(place, what, names, lambda: _read(files, reading, progress))
     skipped = arrays["skipped"].tolist()
     if skipped:
         print(f"{files.root}: {len(skipped)} bad files left out: {_some(skipped)}", file=sys.stderr)
     return checked(str(files.root), arrays["images"], arrays["labels"], files.classes)
+
+
+def _state(path: Path) -> tuple[int, int]:
+    """Size and time of a file; of a link to nowhere -1, and reading it will say so."""
+    try:
+        stat = os.stat(path)
+    except OSError:
+        return -1, -1
+    return stat.st_size, stat.st_mtime_ns
 
 
 def _read(files: Listing, reading: Reading, progress: bool) -> Arrays:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import io
 import math
+import os
 import zlib
 from pathlib import Path
 
@@ -12,6 +13,7 @@ import numpy as np
 
 from spxcore.errors import SpxError, require
 
+from ..io.reading import at_most, reading
 from .images import Images, check_bytes, checked
 
 FILES = {
@@ -20,8 +22,8 @@ FILES = {
     ("test", "images"): "t10k-images-idx3-ubyte",
     ("test", "labels"): "t10k-labels-idx1-ubyte",
 }
-_CHUNK = 1 << 24  # bytes read at a time, so that no header makes us reserve what the file does not hold
 _RANK = 4
+_AGAIN = "fetch the file again"
 
 
 def read_idx(path: Path) -> np.ndarray:
@@ -34,43 +36,34 @@ def read_idx(path: Path) -> np.ndarray:
         SpxError: if the file cannot be read, is damaged or is not IDX of unsigned bytes.
     """
     try:
-        with open(path, "rb") as plain:
+        with reading(path, _AGAIN) as plain:
             packed = plain.read(2) == b"\x1f\x8b"
             plain.seek(0)
             if not packed:
                 return _read(plain, path, None)
             with gzip.GzipFile(fileobj=plain) as unpacked:
-                return _read(unpacked, path, path.stat().st_size)
+                return _read(unpacked, path, os.fstat(plain.fileno()).st_size)
     except (OSError, EOFError, zlib.error) as error:
-        raise SpxError(f"{path}: cannot be read ({error}); fetch the file again") from error
+        raise SpxError(f"{path}: cannot be read ({error}); {_AGAIN}") from error
 
 
 def _read(file: io.BufferedIOBase, path: Path, packed: int | None) -> np.ndarray:
-    raw = _at_most(file, 4)
-    name, again = str(path), "fetch the file again"
+    raw = at_most(file, 4)
+    name = str(path)
     good = len(raw) >= 4 and raw[:2] == b"\0\0"
     require(good, name, "an IDX file (first bytes 00 00)", raw[:2].hex() or "nothing")
     require(raw[2] == 8, name, "IDX of unsigned bytes (type 08)", f"type {raw[2]:02x}")
     rank = raw[3]
-    require(1 <= rank <= _RANK, name, f"1 to {_RANK} dimensions", rank, again)
-    raw += _at_most(file, 4 * rank)
+    require(1 <= rank <= _RANK, name, f"1 to {_RANK} dimensions", rank, _AGAIN)
+    raw += at_most(file, 4 * rank)
     header = 4 + 4 * rank
-    require(len(raw) == header, name, f"a header of {header} bytes", f"{len(raw)} bytes", again)
+    require(len(raw) == header, name, f"a header of {header} bytes", f"{len(raw)} bytes", _AGAIN)
     shape = tuple(int(n) for n in np.frombuffer(raw, ">u4", rank, 4))
     size = math.prod(shape)
     check_bytes(name, size, packed)
-    body = _at_most(file, size + 1)  # one more, to see a file that is too long; gzip checks its sum at the end
-    require(len(body) == size, name, f"{header + size} bytes for shape {shape}", header + len(body), again)
+    body = at_most(file, size + 1)  # one more, to see a file that is too long; gzip checks its sum at the end
+    require(len(body) == size, name, f"{header + size} bytes for shape {shape}", header + len(body), _AGAIN)
     return np.frombuffer(body, np.uint8).reshape(shape)
-
-
-def _at_most(file: io.BufferedIOBase, size: int) -> bytes:
-    """The next `size` bytes, or as many as there are."""
-    pieces = []
-    while size > 0 and (piece := file.read(min(size, _CHUNK))):
-        pieces.append(piece)
-        size -= len(piece)
-    return b"".join(pieces)
 
 
 def find(folder: Path, name: str) -> Path | None:

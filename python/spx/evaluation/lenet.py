@@ -10,13 +10,15 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from spxcore.errors import SpxError, require
+from spxcore.errors import require, whole_number
 
 from ..data import Images
-from ..io.tensors import read_config, read_tensors, write_tensors
+from ..io.tensors import CONFIG, read_folder, write_tensors
+from ..io.tensors import Tensor as Wanted
 
 SHIPPED = Path(__file__).parent.parent / "assets" / "lenet"
 SIDE = 28
+_CLASSES = 1 << 16  # at most, as of labels
 
 
 def why_not(channels: int, side: int, levels: int = 256) -> str | None:
@@ -124,10 +126,17 @@ def load_lenet(folder: str | Path | None = None) -> LeNet:
         SpxError: if it is missing or damaged.
     """
     folder = SHIPPED if folder is None else Path(folder)
-    config, tensors = read_config(folder, needs="classes"), read_tensors(folder)
+
+    def wanted(config: dict) -> dict[str, Wanted]:
+        way_out = "spx-train-lenet makes one"
+        classes = whole_number(f"{folder / CONFIG}: classes", config.get("classes"), 1, _CLASSES)
+        require(
+            not config.keys() - {"classes", "about"}, str(folder / CONFIG), "a LeNet of spx", "another model", way_out
+        )
+        with torch.device("meta"):  # no memory for what may not be there
+            return {name: Wanted(tuple(t.shape)) for name, t in LeNet(classes).state_dict().items()}
+
+    config, tensors = read_folder(folder, wanted)
     model = LeNet(config["classes"])
-    try:
-        model.load_state_dict({name: torch.from_numpy(tensor) for name, tensor in tensors.items()})
-    except RuntimeError as error:
-        raise SpxError(f"{folder}: no LeNet of spx ({str(error).splitlines()[0]})") from error
+    model.load_state_dict({name: torch.from_numpy(tensor) for name, tensor in tensors.items()})
     return model.eval()

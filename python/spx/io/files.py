@@ -71,18 +71,6 @@ def write_json(path: Path, value, way_out: str = "choose another --out") -> None
     write_text(path, json.dumps(value, indent=2) + "\n", way_out)
 
 
-def read_json(path: Path):
-    """The value of a JSON file that a command made.
-
-    Raises:
-        SpxError: if it cannot be read, or is damaged.
-    """
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise SpxError(f"{path}: cannot be read ({error}); remove it to have it made again") from error
-
-
 def write_folder_atomically(path: Path, write: Callable[[Path], None]) -> None:
     """Call write(temporary folder beside `path`), then rename it to `path`, which must not exist yet."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")

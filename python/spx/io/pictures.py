@@ -7,14 +7,17 @@ import warnings
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, UnidentifiedImageError
 
 from spxcore.errors import SpxError, require
 
 from .files import write_atomically, writing
+from .reading import reading, shown
 
 Image.MAX_IMAGE_PIXELS = None  # `LARGEST` is compared instead, with a sentence
 LARGEST = 1 << 28  # pixels of a file that is read
+# What is read, by its content. Pillow knows more formats, EPS among them, for which it would run another program.
+FORMATS = ("PNG", "JPEG", "BMP", "GIF", "TIFF", "WEBP", "PPM", "JPEG2000", "TGA", "ICO", "AVIF")
 _GAP_GREY = 96
 SUFFIXES = (".png", ".npy")
 
@@ -23,7 +26,7 @@ def read_image(path: str | Path, channels: int, alpha: str = "refuse") -> np.nda
     """An image file as uint8 [H, W, channels].
 
     Args:
-        path: a file of any format that Pillow reads.
+        path: a file of one of `FORMATS`.
         channels: 1 (grey: ITU-R 601's luma) or 3 (RGB).
         alpha: what becomes of transparent pixels: "refuse", or the "black" or "white" that shines through them.
 
@@ -45,12 +48,11 @@ def open_image(path: str | Path, channels: int, alpha: str = "refuse") -> Image.
     16 bits are scaled to 8, and so are floats from 0 to 1; other floats and 32-bit numbers have no known white and are refused, as are
     files of several pictures.
     """
-    if not Path(path).exists():
-        raise SpxError(f"{path}: no such file")
-    require(Path(path).is_file(), str(path), "a file", "a folder or a device")
     try:
-        with warnings.catch_warnings(), Image.open(path) as image:
+        with reading(path) as file, warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of odd EXIF and the like; what cannot be read is refused
+            Image.init()
+            image = Image.open(file, formats=[name for name in FORMATS if name in Image.OPEN])
             width, height = image.size
             require(
                 width * height <= LARGEST,
@@ -70,8 +72,11 @@ def open_image(path: str | Path, channels: int, alpha: str = "refuse") -> Image.
             )
     except SpxError:
         raise
+    except UnidentifiedImageError as error:
+        raise SpxError(f"{shown(path)}: cannot be read as an image (none of {', '.join(FORMATS)})") from error
     except Exception as error:  # Pillow's decoders raise many kinds on damaged files
-        raise SpxError(f"{path}: cannot be read as an image ({error})") from error
+        why = (str(error) or type(error).__name__).splitlines()[0][:200]
+        raise SpxError(f"{shown(path)}: cannot be read as an image ({why})") from error
 
 
 def _eight_bits(image: Image.Image, file: Image.Image, name: str) -> Image.Image:
@@ -94,7 +99,11 @@ def _eight_bits(image: Image.Image, file: Image.Image, name: str) -> Image.Image
     sixteen = image.mode.startswith("I;16") or file.format in ("PNG", "PPM") or _tiff_bits(file) == 16
     good = sixteen and values.min() >= 0 and values.max() < 1 << 16
     require(good, name, "8 or 16 bits", f"32, {values.min()} to {values.max()}", "what is white? save it with 8 bits")
-    return Image.fromarray(((values * 255 + 32767) // 65535).astype(np.uint8))
+    result = Image.fromarray(((values * 255 + 32767) // 65535).astype(np.uint8))
+    clear = image.info.get("transparency")  # of a PNG: the one level that is transparent
+    if isinstance(clear, int):
+        result.putalpha(Image.fromarray(np.where(values == clear, 0, 255).astype(np.uint8)))
+    return result
 
 
 def _tiff_bits(file: Image.Image) -> int | None:

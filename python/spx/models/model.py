@@ -23,8 +23,9 @@ from spxcore.schedules import Schedule, Window
 from spxcore.walk.network import Network
 from spxcore.walk.shapes import shapes_of
 
+from ..io.reading import kind
 from ..io.resize import resize
-from ..io.tensors import CONFIG, WEIGHTS, read_config, read_tensors, write_tensors
+from ..io.tensors import CONFIG, Tensor, read_folder, write_tensors
 from ..request import Request, check_images
 from . import registry, settings
 from .likelihood import Likelihood, Progress, Score
@@ -82,6 +83,10 @@ class Model:
     def extras(self, config) -> dict[str, tuple[int, ...]]:
         """Shapes of tensors that no walk reads, by name."""
         return {}
+
+    def whole(self, config) -> frozenset[str]:
+        """Names of those of `extras` that hold whole numbers."""
+        return frozenset()
 
     def shapes(self, config) -> dict[str, tuple[int, ...]]:
         """Name and shape of every tensor of a model."""
@@ -423,22 +428,19 @@ class Checkpoint:
         Raises:
             SpxError: for anything wrong with it, naming the file and what it should be.
         """
-        fields, tensors = read_config(folder), read_tensors(folder)
-        try:
-            family, about = fields.pop("family", FIRST_FAMILY), fields.pop("about", {})
-            model = registry.family(family)
-            config = model.config(fields)
-        except (SpxError, TypeError, ValueError) as error:
-            raise SpxError(f"{folder / CONFIG}: not a model ({str(error).splitlines()[0]})") from error
-        path, apart = str(folder / WEIGHTS), f"the file and {CONFIG} do not belong together"
-        expected = model.shapes(config)
-        missing, surplus = sorted(expected.keys() - tensors.keys()), sorted(tensors.keys() - expected.keys())
-        require(not missing, path, f"a tensor {missing[0] if missing else ''}", "none", apart)
-        require(not surplus, path, "only the network's tensors", f"also {surplus[0] if surplus else ''}", apart)
-        for name, shape in expected.items():
-            tensor = tensors[name]
-            require(tensor.shape == shape, f"{path}: {name}", f"shape {shape}", tensor.shape, apart)
-            tensors[name] = tensor.astype(np.int64 if tensor.dtype.kind in "iu" else np.float32, copy=False)
+
+        def wanted(fields: dict) -> dict[str, Tensor]:
+            try:
+                family, config, _ = _described(fields)
+                model = registry.family(family)
+                whole, shapes = model.whole(config), model.shapes(config)
+            except (SpxError, *_ODD) as error:
+                why = (str(error) or type(error).__name__).splitlines()[0]
+                raise SpxError(f"{folder / CONFIG}: not a model ({why})") from error
+            return {name: Tensor(shape, name in whole) for name, shape in shapes.items()}
+
+        fields, tensors = read_folder(folder, wanted)
+        family, config, about = _described(fields)
         return cls(family, config, tensors, about)
 
     def fields(self) -> dict:
@@ -452,3 +454,19 @@ class Checkpoint:
             SpxError: if the folder cannot be written.
         """
         write_tensors(folder, self.fields(), self.tensors)
+
+
+# What a family's `Config` may raise for fields of odd types, which config.json may hold.
+_ODD = (TypeError, ValueError, ArithmeticError, AttributeError, LookupError)
+
+
+def _described(fields: dict) -> tuple[str, object, dict]:
+    """Family, `Config` and free text of config.json's fields.
+
+    Raises:
+        SpxError, or one of `_ODD`: if they describe no model.
+    """
+    fields = dict(fields)
+    family, about = fields.pop("family", FIRST_FAMILY), fields.pop("about", {})
+    require(isinstance(about, dict), "about", "an object", kind(about))
+    return family, registry.family(family).config(fields), about

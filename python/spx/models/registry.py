@@ -37,10 +37,11 @@ def family(name: str):
     Raises:
         SpxError: if there is none, or its module cannot be imported.
     """
+    require(isinstance(name, str), "family", "a name", repr(name)[:80])
     module = _FAMILIES.get(name) or _elsewhere().get(name)
     if module is None:
         known = " or ".join(names())
-        raise SpxError(f"family: expected {known}, got {name!r} (another one's package must be installed)")
+        raise SpxError(f"family: expected {known}, got {repr(name)[:80]} (another one's package must be installed)")
     try:
         return import_module(module).MODEL
     except (ImportError, AttributeError) as error:

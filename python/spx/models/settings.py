@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import MISSING, asdict, dataclass, fields
+from numbers import Real
 from typing import TYPE_CHECKING
 
 from spxcore.errors import require, whole_number
@@ -16,6 +17,20 @@ if TYPE_CHECKING:
 SCHEDULES = ("cosine", "exponential")
 PRECISIONS = ("fp32", "bf16")
 VALIDATES_ON = ("split", "test")
+
+
+_KINDS = {"str": (str, "text"), "bool": (bool, "true or false"), "float": (Real, "a number")}
+
+
+def check_type(name: str, value: object, wanted: str) -> None:
+    """Refuse a setting that is no text, no number or no boolean where it has to be; a recipe.json may hold anything.
+
+    Raises:
+        SpxError: with a sentence.
+    """
+    types, expected = _KINDS.get(wanted, (object, ""))
+    good = isinstance(value, types) and not (types is Real and isinstance(value, bool))
+    require(good, name, expected, repr(value)[:80])
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -72,6 +87,7 @@ class Settings(DataSettings):
         super().__post_init__()
         for f in fields(self):
             value, choices, bounds = getattr(self, f.name), f.metadata.get("choices"), f.metadata.get("range")
+            check_type(f.name, value, getattr(f.type, "__name__", str(f.type)))
             if choices:
                 require(value in choices, f.name, ", ".join(choices), repr(value))
             if type(f.default) is int:

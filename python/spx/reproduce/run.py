@@ -9,14 +9,16 @@ import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 from spxcore import __version__
 from spxcore.engines import Engine
-from spxcore.errors import SpxError
+from spxcore.errors import SpxError, require
 from spxcore.native import cores
 
 from ..checkpoints import read_checkpoint, save_checkpoint
-from ..io.files import alone_in, read_json, remove_leftovers, write_json, write_text
+from ..io.files import alone_in, remove_leftovers, write_json, write_text
+from ..io.reading import kind, read_object
 from ..io.tensors import CONFIG
 from ..models.model import Row, Start
 from ..models.registry import family
@@ -71,7 +73,7 @@ class Reproduction:
         if not path.exists():
             write_json(path, settings)
             return
-        before = read_json(path)
+        before = read_object(path)
         for name, value in settings.items():
             if before.get(name) != value:
                 raise SpxError(
@@ -117,7 +119,7 @@ class Reproduction:
             trainer = Trainer(made, run, resume=(run / "recipe.json").exists(), device=self.device, progress=True)
             trainer.train()
             write_json(marker, {"seconds": round(trainer.seconds, 1)})
-        return run / "checkpoint", read_json(marker)["seconds"]
+        return run / "checkpoint", _number(marker, "seconds")
 
     def _steps(self, row: Row) -> int:
         """Steps of a row: the budget's, or as many as its minutes hold at the rate of a short trial."""
@@ -139,7 +141,7 @@ class Reproduction:
             rate = _PROBE_STEPS / (time.monotonic() - began)
             shutil.rmtree(trial)
             write_json(path, {"steps": max(1, math.floor(60 * amount * rate)), "steps_a_second": round(rate, 3)})
-        return read_json(path)["steps"]
+        return int(_number(path, "steps"))
 
     # ---- evaluation ---------------------------------------------------------------------------------------------------
 
@@ -179,9 +181,23 @@ class Reproduction:
         for row in rows():
             path = self.folder / row.name / "report.json"
             if path.exists():
-                done[row.name] = read_json(path)
+                done[row.name] = read_object(path, finite=False)
+                try:
+                    markdown({row.name: done[row.name]}, self.settings)
+                except (LookupError, TypeError, AttributeError, ValueError) as error:
+                    raise SpxError(
+                        f"{path}: no report of a row ({error!r}); remove it to have it made again"
+                    ) from error
         write_json(self.folder / "results.json", {"settings": self.settings.kept(), "rows": done})
         write_text(self.folder / "results.md", markdown(done, self.settings))
+
+
+def _number(path: Path, name: str) -> float:
+    """A number of a file of ours, 0 or more."""
+    value: Any = read_object(path).get(name)
+    good = type(value) in (int, float) and value >= 0
+    require(good, f"{path}: {name}", "a number, 0 or more", kind(value), "remove it to have it made again")
+    return value
 
 
 def machine() -> str:

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
-from spxcore.errors import SpxError
+from spxcore.errors import SpxError, require
 
+from ..io.reading import read_object
 from ..models import registry
 from ..models.model import FIRST_FAMILY
 from ..models.settings import Settings
@@ -22,14 +22,8 @@ def saved_fields(folder: Path) -> dict:
         SpxError: if there is none, or it is damaged or of no family known here.
     """
     path = folder / FILE
-    try:
-        saved = json.loads(path.read_text())
-    except FileNotFoundError as error:
-        raise SpxError(f"{folder}: expected a run to resume, got no {FILE} there; check --out") from error
-    except (OSError, ValueError) as error:
-        raise SpxError(f"{path}: damaged ({error})") from error
-    if not isinstance(saved, dict):
-        raise SpxError(f"{path}: damaged (no object)")
+    require(path.exists(), str(folder), "a run to resume", f"no {FILE} there", "check --out")
+    saved = read_object(path, "start the run again, in another --out")
     return registry.family(saved.get("model", FIRST_FAMILY)).Settings.upgrade(saved)
 
 
@@ -53,3 +47,5 @@ def resumed(folder: Path, given: dict) -> Settings:
         return registry.family(saved["model"]).Settings(**{**saved, **moved})
     except TypeError as error:
         raise SpxError(f"{folder / FILE}: not a recipe of this version ({error})") from error
+    except SpxError as error:
+        raise SpxError(f"{folder / FILE}: {error}") from error

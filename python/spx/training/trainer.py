@@ -15,11 +15,12 @@ from torch.nn.parallel import DistributedDataParallel
 from tqdm import tqdm
 
 from spxcore.engines import triton
-from spxcore.errors import SpxError, require
+from spxcore.errors import SpxError, require, whole_number
 from spxcore.walk.module import data_dependent_initialisation
 
 from ..checkpoints import read_checkpoint
 from ..data import Images, load, split
+from ..io.reading import kind
 from ..models import registry
 from ..models.settings import Settings
 from ..models.training import PICTURES, Batch, Phase, Training, networks_of, training_of
@@ -28,7 +29,7 @@ from .curves import Curves
 from .processes import Processes
 from .rates import learning_rate
 from .run import Run
-from .run_folder import RunFolder
+from .run_folder import RunFolder, fingerprint
 from .seeds import Order, seed_of
 from .signals import Signals
 
@@ -118,7 +119,7 @@ class Trainer:
         if settings.init and not goes_on:
             self.training.start_from(read_checkpoint(settings.init))
         self.phase_index, self.step, self.seconds = 0, 0, 0.0
-        self.processes.first_does(lambda: self.folder.claim(settings, resume))
+        self.processes.first_does(lambda: self.folder.claim(settings, fingerprint(train, validation), resume))
         if goes_on:
             self._load_state()
         else:  # a run that was killed before its first state begins again, with the same random numbers
@@ -220,21 +221,45 @@ class Trainer:
 
     def _load_state(self) -> None:
         tensors, scalars = self.folder.load()
-        self.phase_index, self.step = scalars["phase_index"], scalars["step"]
-        self.training.load(scalars)
-        try:
+        with self._of_this_run():
+            self.phase_index = whole_number("phase_index", scalars["phase_index"], 0, len(self.phases) - 1)
+            self.step = whole_number("step", scalars["step"], 0, self.phase.steps)
+            self.training.load(scalars)
             own = {name.removeprefix("model."): t for name, t in tensors.items() if name.startswith("model.")}
             self.module.load_state_dict(own)
-        except RuntimeError as error:
-            newest = self.folder.states()[-1]
-            raise SpxError(f"{newest}: is of another network than {self.settings.preset} ({error})") from error
         self._begin_phase(initialise=False)
-        self.best = math.inf if scalars["best"] is None else scalars["best"]
-        self.best_epoch, self.seconds = scalars["best_epoch"], scalars["seconds"]
-        self.patience_over = scalars.get("patience_over", False)
+        with self._of_this_run():
+            self._take_back(tensors, scalars)
+
+    @contextlib.contextmanager
+    def _of_this_run(self) -> Iterator[None]:
+        """Inside, what a state of another run or of none raises becomes one sentence."""
+        newest = self.folder.states()[-1]
+        try:
+            yield
+        except RuntimeError as error:
+            why = str(error).splitlines()[0]
+            raise SpxError(f"{newest}: is of another network than {self.settings.preset} ({why})") from error
+        except (SpxError, LookupError, TypeError, ValueError, AttributeError) as error:
+            why = (str(error) or type(error).__name__).splitlines()[0]
+            raise SpxError(
+                f"{newest}: is no state of this run ({why}); remove it to resume from an older one"
+            ) from error
+
+    def _take_back(self, tensors: dict[str, Tensor], scalars: dict) -> None:
+        """What `_save_state` wrote of the phase under way."""
+        best = scalars["best"]
+        self.best = math.inf if best is None else _number("best", best)
+        self.best_epoch = whole_number("best_epoch", scalars["best_epoch"], 0, 1 << 62)
+        self.seconds, self.patience_over = (
+            _number("seconds", scalars["seconds"]),
+            bool(scalars.get("patience_over", False)),
+        )
         for name, p in self._trainable().items():
             if f"adam.step.{name}" in tensors:
                 moments = {key: tensors[f"adam.{key}.{name}"] for key in ("step", "exp_avg", "exp_avg_sq")}
+                shapes = [tuple(t.shape) for t in moments.values()]
+                require(shapes == [(), p.shape, p.shape], f"adam of {name}", f"shape {tuple(p.shape)}", shapes)
                 self.optimiser.state[p] = {key: t.to(self.device) for key, t in moments.items()}
             self.average.mean[name].copy_(tensors[f"average.{name}"])
 
@@ -399,3 +424,10 @@ class Trainer:
             with self._evaluating():
                 images = self.training.pictures(self.phase)
             self.curves.pictures(self.phase.name, images, PICTURES, (self.step, self._run_step()))
+
+
+def _number(name: str, value: object) -> float:
+    """A number of a state.json."""
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise SpxError(f"{name}: expected a number, got {kind(value)}")
+    return float(value)

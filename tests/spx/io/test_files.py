@@ -7,7 +7,8 @@ import stat
 import pytest
 
 from spx.io import files
-from spx.io.files import alone_in, read_json, write_atomically, write_json, write_text, writing
+from spx.io.files import alone_in, write_atomically, write_json, write_text, writing
+from spx.io.reading import read_json
 from spxcore import SpxError
 
 

@@ -19,6 +19,7 @@ from spx.models.model import Row
 from spx.models.spatial.paper import ROWS, published
 from spx.models.spatial.settings import preset as recipe
 from spx.reproduce.rows import Budget, rows, select
+from spx.reproduce.run import Reproduction, _number
 from spx.reproduce.settings import Settings
 from spx.reproduce.tables import markdown
 from spxcore import SpxError
@@ -245,3 +246,28 @@ def test_rows_of_a_family_that_it_does_not_know(folder, tmp_path, capsys, monkey
     assert "(7.5)" in beside and "(<= 7.5)" not in beside
     # The row that is changed stands once more in front, without the published figure.
     assert beside.count("`plain-row`") == 2 and beside.count("(7.5)") == 1
+
+
+@pytest.mark.fault("traceback", "files of a folder of rows that are damaged or of odd values")
+def test_files_that_are_damaged(tmp_path):
+    path = tmp_path / "steps.json"
+    for text in (
+        "",
+        "[]",
+        "[" * 100_000,
+        "{}",
+        *(f'{{"steps": {v}}}' for v in ('"3"', "null", "true", "-1", "NaN", "[1]", "1e999")),
+    ):
+        path.write_text(text)
+        with pytest.raises(SpxError, match=r"steps\.json.*remove it to have it made again") as caught:
+            _number(path, "steps")
+        assert "\n" not in str(caught.value)
+    path.write_text('{"steps": 3}')
+    assert _number(path, "steps") == 3
+    work = Reproduction(Settings("2"), tmp_path, "cpu", None)
+    report = tmp_path / rows()[0].name / "report.json"
+    report.parent.mkdir()
+    for text in ("{}", "[]", '{"steps": 3}', '{"steps": 3, "train_seconds": "x", "sizes": {}}'):
+        report.write_text(text)
+        with pytest.raises(SpxError, match=r"report\.json: .*remove it to have it made again"):
+            work._write_tables()

@@ -15,7 +15,7 @@ from runs import events, result, states
 import spx
 from spx.checkpoints import read_checkpoint
 from spx.cli.train import main
-from spx.models import registry
+from spx.models import registry, training
 from spx.models.settings import COUNT, Range, Settings, setting
 from spx.training.trainer import Trainer
 from spxcore.errors import SpxError
@@ -128,6 +128,27 @@ def test_one_step_by_hand(small_images, tmp_path):
     logits = trainer.module.network({"x": images / 7.5 - 1})
     nats = torch.nn.functional.cross_entropy(logits, images[:, 0].long(), reduction="sum") / len(images)
     assert float(trainer._step()["loss"].detach()) == pytest.approx(float(nats.detach()), rel=1e-5)
+
+
+def test_validation_by_hand(small_images, tmp_path, monkeypatch):
+    """The mean over all images, whatever the chunks: of sixteen, ten and six."""
+    monkeypatch.setattr(training, "VALIDATION_BATCH", 10)
+    trainer = Trainer(settings(small_images, validation=0.25), tmp_path / "run", progress=False)
+    trainer._validate()
+    images = trainer.training.validation
+    with torch.no_grad():
+        logits = trainer.module.network({"x": images / 7.5 - 1})
+        nats = torch.nn.functional.cross_entropy(logits, images[:, 0].long(), reduction="mean")
+    assert len(images) == 16 and trainer.best == pytest.approx(float(nats) / np.log(2), rel=1e-5)
+
+
+def test_pictures_of_few_levels(small_images, tmp_path):
+    """Sixteen levels are shown as 0 to 255; the first validation images, then drawings."""
+    trainer = Trainer(settings(small_images), tmp_path / "run", progress=False)
+    trainer.training.drawn = lambda: np.full((8, 8, 8, 1), 9, np.uint8)
+    found = trainer.training.pictures(trainer.phase)
+    np.testing.assert_array_equal(found[:8, ..., 0], 17 * trainer.training.validation[:8, 0].numpy())
+    assert found.shape == (16, 8, 8, 1) and (found[8:] == 9).all()
 
 
 def test_what_does_not_fit(small_images, data_dir, tmp_path):

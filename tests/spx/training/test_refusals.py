@@ -59,7 +59,7 @@ def test_an_existing_run(uninterrupted, data_dir, capsys):
 def test_nothing_to_resume(tmp_path, capsys):
     refused(capsys, ["--out", tmp_path / "none", "--resume"], "got no recipe.json there")
     (tmp_path / "recipe.json").write_text("{")
-    refused(capsys, ["--out", tmp_path, "--resume"], "recipe.json: damaged")
+    refused(capsys, ["--out", tmp_path, "--resume"], "recipe.json: cannot be read")
     (tmp_path / "recipe.json").write_text('{"preset": "small-8x8", "momentum": 1}')
     refused(capsys, ["--out", tmp_path, "--resume"], "not a recipe of this version")
 

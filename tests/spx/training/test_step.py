@@ -10,6 +10,7 @@ import torch
 from PIL import Image
 from runs import FAST, settings
 
+from spx.models.spatial import training
 from spx.models.spatial.patches import decoded_targets, sample_patches
 from spx.training.seeds import seed_of
 from spx.training.trainer import Trainer
@@ -176,37 +177,46 @@ def test_draws_differ_by_step_and_process(data_dir, tmp_path, monkeypatch):
     assert all(patches[0, step] == patches[1, step] for step in range(3))
 
 
-@pytest.mark.parametrize("mode", ["joint", "vae"])
-def test_validation_by_hand(mode, data_dir, tmp_path):
-    """Averaged weights, no dropout; patches of the data's own size, which are told the scale of that size."""
-    replaced = {"vae": "joint"} if mode == "joint" else {}
+@pytest.mark.fault(
+    "unseen", "validation with dropout, of other sizes or codes, or whose chunks count alike whatever their size"
+)
+@pytest.mark.parametrize("mode, at_once", [("joint", 6), ("vae", 6), ("patch", 6)])
+def test_validation_by_hand(mode, at_once, data_dir, tmp_path, monkeypatch):
+    """Averaged weights, no dropout; patches of the data's own size, told the scale of that size; sixteen images, chunk by chunk."""
+    monkeypatch.setattr(training, "VALIDATION_BATCH", at_once)
+    replaced = {"joint": {"vae": "joint"}, "patch": {"vae_steps": 0}}.get(mode, {})
     s = settings("frozen, spatial", data_dir, **{**EVERYTHING, **replaced})
     trainer = Trainer(s, tmp_path / "run", progress=False)
+    if mode == "patch":
+        trainer._next_phase()
     for _ in range(2):
         trainer._step()
     trainer._validate()
-    module = copy.deepcopy(trainer.module).eval()
+    module, total = copy.deepcopy(trainer.module).eval(), 0.0
     with torch.no_grad():
         for name, p in module.named_parameters():
             p.copy_(trainer.average.mean.get(name, p))
-        x = trainer.training.validation.float() / 127.5 - 1
         torch.manual_seed(seed_of("validation"))
-        mean, log_variance = module.vae.encode(x)
-        z = mean + (log_variance / 2).exp() * torch.randn(mean.shape)
-        if mode == "vae":  # an upper bound: the code's nats count in full
-            nats = -logistics_log_prob(module.vae.decode(z), x).sum(dim=(1, 2))
-            nats = nats + 0.5 * (mean**2 + log_variance.exp() - 1 - log_variance).sum(dim=1)
-            dimensions = 28 * 28
-        else:
-            generator = torch.Generator().manual_seed(seed_of("validation"))
-            patches = sample_patches(x, dataclasses.replace(module.network_config, sizes=(28, 28)), generator)
-            assert (patches.weight == 1).all() and (patches.x == patches.context).all()
-            patches = dataclasses.replace(
-                patches, scale=torch.full((len(x),), -1.0)
-            )  # -1 the smallest size, 1 the largest
-            nats = -logistics_log_prob(module(patches, z), patches.x).sum(dim=(1, 2))
-            dimensions = 4 * 4
-    assert trainer.best == pytest.approx(float(nats.mean()) / dimensions / math.log(2), rel=1e-5)
+        generator = torch.Generator().manual_seed(seed_of("validation"))
+        images = trainer.training.validation
+        assert len(images) == 16
+        for start in range(0, 16, at_once):
+            x = images[start : start + at_once].float() / 127.5 - 1
+            if mode != "vae":
+                patches = sample_patches(x, dataclasses.replace(module.network_config, sizes=(28, 28)), generator)
+                assert (patches.weight == 1).all() and (patches.x == patches.context).all()
+                smallest = torch.full((len(x),), -1.0)  # -1 the smallest size, 1 the largest
+                patches = dataclasses.replace(patches, scale=smallest)
+            mean, log_variance = module.vae.encode(x)
+            z = mean + (log_variance / 2).exp() * torch.randn(mean.shape)
+            if mode == "vae":  # an upper bound: the code's nats count in full
+                nats = -logistics_log_prob(module.vae.decode(z), x).sum(dim=(1, 2))
+                nats = nats + 0.5 * (mean**2 + log_variance.exp() - 1 - log_variance).sum(dim=1)
+            else:
+                nats = -logistics_log_prob(module(patches, z), patches.x).sum(dim=(1, 2))
+            total += float(nats.sum())
+    dimensions = 28 * 28 if mode == "vae" else 4 * 4
+    assert trainer.best == pytest.approx(total / 16 / dimensions / math.log(2), rel=1e-5)
 
 
 def test_pictures(data_dir, tmp_path):

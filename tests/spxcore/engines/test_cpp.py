@@ -662,7 +662,7 @@ def test_faults_of_tables_and_options(parts):
     inputs["channels"][1] = 0
     blocks["first"] += 1
     for change, message in (
-        ({"inputs": parts.inputs[:0]}, "inputs: expected at least one, got none"),
+        ({"inputs": parts.inputs[:0]}, "inputs: expected 1 to 64, got 0"),
         ({"inputs": inputs}, r"inputs: expected 1 to 2\^20 places and channels, got 0"),
         ({"places": 63}, "targets: expected 0 to 62, got 63"),
         ({"places": 0}, "places: expected a whole number, 1 to"),
@@ -723,7 +723,7 @@ FAULTY_JOBS = {
     "NaN coordinates": (lambda j: {"x_axis": j.x_axis * np.nan}, "x_axis: expected finite numbers, got NaN or infinity"),
     "NaN in the table": (lambda j: {"table": j.table * np.nan}, "table: expected finite numbers, got NaN or infinity"),
     "a short table": (lambda j: {"table": j.table[:16]}, "table: expected a float32 numpy array [256, e], got float32 [16, 1]"),
-    "a wide table": (lambda j: {"table": np.zeros((256, 2), np.float32)}, "table: expected 1 numbers a pixel, got 2"),
+    "a wide table": (lambda j: {"table": np.zeros((256, 2), np.float32)}, "table: expected 1 numbers a pixel, got 1 channels of 2 numbers"),
     "another head": (lambda j: {"head": Logistics(1, 4)}, "head: expected 9 parameters, got 12"),
     "cold": (lambda j: {"temperature": 0.0}, "temperature: expected a finite number, more than 0, got 0.0"),
     "a mode of 1": (lambda j: {"mode": 1}, "mode: expected True or False, got 1"),
@@ -733,7 +733,7 @@ FAULTY_JOBS = {
     "small pixels": (lambda j: {"pixels": j.pixels[:, :8]}, "pixels: expected a uint8 numpy array [2, 9, 9, 1], got"),
     "pixels in another layout": (
         lambda j: {"pixels": np.zeros((2, 9, 18, 1), np.uint8)[:, :, ::2]},
-        "pixels: expected a C-contiguous array, got another layout",
+        "pixels: expected a C-contiguous, aligned array, got another layout",
     ),
     "pixels that are read-only": (
         lambda j: {"pixels": np.frombuffer(bytes(2 * 9 * 9), np.uint8).reshape(2, 9, 9, 1)},

@@ -55,6 +55,10 @@ class Spatial(Model):
         shapes = {"weights": (g,), "classes": (g,), "means": (g, latent), "cholesky": (g, latent, latent)}
         return {f"prior_{name}": shape for name, shape in shapes.items()}
 
+    def whole(self, config: ModelConfig) -> frozenset[str]:
+        """The classes of the prior's components."""
+        return frozenset({"prior_classes"})
+
     def head(self, config: ModelConfig) -> Logistics:
         """See `Model.head`."""
         return config.network.head

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import functools
+import math
 import re
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field, fields
+from numbers import Real
 from typing import Any
+
+import numpy as np
 
 from spxcore.errors import SpxError, require, whole_number
 from spxcore.heads import Logistics
@@ -15,20 +19,42 @@ from . import network as walks
 
 CONDITIONINGS = ("spatial", "paper")
 
-# The largest number that a field may hold: config.json may come from anywhere.
-LARGEST = 1 << 20
+# The largest numbers that fields may hold: config.json may come from anywhere, and nothing may be built that takes minutes or the memory.
+# The paper's largest network has 5 layers of 140 filters.
+LARGEST = {
+    "patch": 256, "filters": 4096, "layers": 64, "mixtures": 64, "latent": 1 << 14, "maps": 4096, "sizes": 1 << 20, "vae.size": 4096,
+    "vae.filters": 4096, "vae.layers": 64, "vae.mixtures": 64, "vae.latent": 1 << 14, "components": 1 << 18,
+}  # fmt: skip
 
 
-def check_whole_numbers(config, prefix: str = "") -> None:
-    """Make every field of a dataclass that is an int a Python int; config.json may hold anything.
+def check_types(config, prefix: str = "") -> None:
+    """Make every field of a dataclass a plain value of its type; config.json may hold anything.
 
     Raises:
-        SpxError: for one that is not whole.
+        SpxError: for one of another type, or over `LARGEST`.
     """
     for f in fields(config):
+        name, value = prefix + f.name, getattr(config, f.name)
+        limit = LARGEST.get(name, 1 << 20)
         if f.type == "int":
-            value = whole_number(prefix + f.name, getattr(config, f.name), -LARGEST, LARGEST)
-            object.__setattr__(config, f.name, value)
+            value = whole_number(name, value, -limit, limit, f"at most {limit}")
+        elif f.type.startswith("tuple"):
+            require(isinstance(value, list | tuple), name, "whole numbers", _short(value))
+            value = tuple(whole_number(name, number, -limit, limit, f"at most {limit}") for number in value[:8])
+        elif f.type == "bool":
+            require(isinstance(value, bool | np.bool_), name, "True or False", _short(value))
+            value = bool(value)
+        elif f.type == "float":
+            real = isinstance(value, Real) and not isinstance(value, bool) and math.isfinite(value)
+            require(real, name, "a number", _short(value))
+            value = float(value)
+        elif f.type == "str":
+            require(isinstance(value, str), name, "text", _short(value))
+        object.__setattr__(config, f.name, value)
+
+
+def _short(value: object) -> str:
+    return repr(value)[:80]
 
 
 @dataclass(frozen=True)
@@ -62,15 +88,16 @@ class NetworkConfig:
     sizes: tuple[int, int] = field(default=(28, 1400))
 
     def __post_init__(self):
-        object.__setattr__(self, "sizes", tuple(self.sizes))
-        check_whole_numbers(self)
+        check_types(self)
         require(self.patch >= 4 and self.patch % 4 == 0, "patch", "a multiple of 4, at least 4", self.patch)
         require(self.channels in (1, 3), "channels", "1 or 3", self.channels)
         require(self.filters >= 1, "filters", "at least 1", self.filters)
         require(self.layers >= 1, "layers", "at least 1", self.layers)
         require(1 <= self.mixtures <= 64, "mixtures", "1 to 64", self.mixtures)
         require(self.latent >= 0, "latent", "0 (none) or more", self.latent)
-        require(self.conditioning in CONDITIONINGS, "conditioning", " or ".join(CONDITIONINGS), self.conditioning)
+        require(
+            self.conditioning in CONDITIONINGS, "conditioning", " or ".join(CONDITIONINGS), _short(self.conditioning)
+        )
         require(0 <= self.dropout < 1, "dropout", "0 <= p < 1", self.dropout)
         low_high = len(self.sizes) == 2 and self.patch <= self.sizes[0] <= self.sizes[1]
         require(low_high, "sizes", f"(smallest, largest), both at least the patch's {self.patch}", self.sizes)
@@ -110,7 +137,7 @@ class NetworkConfig:
         return 2 * self.layers + (1 if resolution < 2 else 0)
 
 
-_PRESET = re.compile(r"(?:(paper|pixelcnnpp)-)?(small|large)-(\d+)x(\d+)")
+_PRESET = re.compile(r"(?:(paper|pixelcnnpp)-)?(small|large)-(\d{1,6})x(\d{1,6})")
 _SIZES = {"small": {"filters": 25, "layers": 2}, "large": {"filters": 140, "layers": 5}}
 
 
@@ -158,8 +185,7 @@ class VAEConfig:
     latent: int = 60
 
     def __post_init__(self):
-        object.__setattr__(self, "filters", tuple(self.filters))
-        check_whole_numbers(self, "vae.")
+        check_types(self, "vae.")
         require(self.size >= 8 and self.size % 4 == 0, "vae.size", "a multiple of 4, at least 8", self.size)
         require(self.channels in (1, 3), "vae.channels", "1 or 3", self.channels)
         require(len(self.filters) == 3 and min(self.filters) > 0, "vae.filters", "three positive numbers", self.filters)
@@ -195,7 +221,7 @@ class ModelConfig:
     contrast: float = 0.0
 
     def __post_init__(self):
-        check_whole_numbers(self)
+        check_types(self)
         latent = self.network.latent
         require(
             bool(latent) == bool(self.vae), "vae", "one exactly when latent > 0", f"{self.vae} with latent={latent}"
@@ -204,6 +230,7 @@ class ModelConfig:
             ours, theirs = (latent, self.network.channels), (self.vae.latent, self.vae.channels)
             require(ours == theirs, "vae", f"the network's latent and channels {ours}", theirs)
         require(self.components >= 0, "components", "0 (none) or more", self.components)
+        require(self.contrast >= 0, "contrast", "0 or more", self.contrast)
 
     @classmethod
     def of(cls, network: dict, vae: dict | None = None, **fields) -> ModelConfig:

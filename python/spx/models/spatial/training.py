@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from spxcore.errors import require
+from spxcore.errors import require, whole_number
 from spxcore.feeds import scale
 from spxcore.heads.log_prob import logistics_log_prob
 
@@ -19,6 +19,7 @@ from ..model import Checkpoint
 from ..parts.gaussian import kl_to_standard_normal, reparameterise
 from ..training import VALIDATION_BATCH, Batch, Phase, mean_of
 from .codes import encode, refine
+from .config import LARGEST
 from .module import SpatialPixelCNN
 from .patches import Patches, decoded_targets, sample_patches
 from .prior import Prior, fit_mixture
@@ -254,8 +255,9 @@ class SpatialTraining(training.Training):
     def load(self, state: dict) -> None:
         """See `Training.load`."""
         self.network_given = state.get("network_given", bool(self.settings.init))
-        if state["components"]:
-            self.module.allocate_prior(state["components"])
+        components = whole_number("components", state["components"], 0, LARGEST["components"])
+        if components:
+            self.module.allocate_prior(components)
 
 
 def _named(patches: Patches) -> Batch:

@@ -9,6 +9,7 @@ from torch import distributions as D
 
 from spx.models.spatial.prior import Prior, fit_mixture
 from spxcore.errors import SpxError
+from spxcore.rng import philox4x32
 
 
 def full_prior(latent: int = 4, components: int = 5, seed: int = 0) -> Prior:
@@ -204,3 +205,62 @@ def test_noise_is_as_good_as_drawn(synthetic):
     held_out = codes + np.sqrt(noise) * np.random.default_rng(5).normal(size=codes.shape)
     by_draws = fit(drawn, np.tile(labels, repeats), components=3)
     assert abs(exact.log_density(held_out).mean() - by_draws.log_density(held_out).mean()) < 0.05
+
+
+@pytest.mark.fault("unseen", "a mixture without shrinkage, with another class' covariance or noise, or other clusters")
+@pytest.mark.parametrize("components, seed", [(1, 0), (3, 4), (40, 1)])
+def test_fit_mixture_by_hand(components, seed, monkeypatch):
+    """From each cluster's members: share, mean, covariance, a fifth of the class' mean covariance, spread, and q's variances."""
+    from sklearn import cluster
+
+    asked, kmeans = [], cluster.KMeans
+
+    def noted(clusters, **options):
+        asked.append((clusters, options["random_state"]))
+        return kmeans(clusters, **options)
+
+    monkeypatch.setattr(cluster, "KMeans", noted)
+    g, latent = np.random.default_rng(0), 3
+    labels = np.repeat([2, 7], (50, 20))
+    means = g.normal(size=(70, latent)) * [[1, 2, 3]] + 5 * g.integers(0, 3, (70, 1)) + labels[:, None]
+    variances = g.uniform(0.1, 2, (70, latent))
+    found = fit_mixture(means, variances, labels, components=components, spread=0.5, seed=seed)
+    # At least twice as many codes as numbers of a code to a cluster.
+    assert asked == [(min(components, 50 // 6), seed), (min(components, 20 // 6), seed)]
+    place = 0
+    for label, (count, _) in zip((2, 7), asked):
+        own, noise = means[labels == label], variances[labels == label]
+        assigned = kmeans(count, n_init=1, random_state=seed).fit_predict(own)
+        covariances = [
+            np.cov(own[assigned == k].T) if (assigned == k).sum() > 1 else np.zeros((3, 3)) for k in range(count)
+        ]
+        shared = sum((assigned == k).mean() * covariances[k] for k in range(count))
+        for k in range(count):
+            members = assigned == k
+            assert found.classes[place] == label and found.weights[place] == pytest.approx(members.sum() / 70)
+            np.testing.assert_allclose(found.means[place], own[members].mean(axis=0), rtol=1e-5)
+            expected = 0.25 * (0.8 * covariances[k] + 0.2 * shared) + np.diag(noise[members].mean(axis=0))
+            factor = found.cholesky[place].astype(float)
+            np.testing.assert_allclose(factor @ factor.T, expected, rtol=1e-3, atol=1e-4)
+            place += 1
+    assert place == len(found.weights)
+
+
+@pytest.mark.parametrize("label", [None, 0, 2])
+def test_a_code_by_hand(label):
+    """Box-Muller on the words of counters (i, 0, image, 1), the first block choosing the component, one number after the other."""
+    p, seed = full_prior(latent=5), 77
+    weights = [w if label in (None, k) else 0.0 for w, k in zip(p.weights.astype(float), p.classes)]
+    for image, found in zip((0, 3, 300), p.sample(seed, np.array([0, 3, 300]), label)):
+        words = philox4x32(seed, np.array([[i, 0, image, 1] for i in range(3)], np.uint32)).astype(float)
+        u = (np.floor(words / 512) + 0.5) / 2**23
+        g, passed = 0, weights[0]
+        while passed <= u[0, 0] * sum(weights):
+            g, passed = g + 1, passed + weights[g + 1]
+        noise = []
+        for block in u[1:]:
+            pairs = [(np.sqrt(-2 * np.log(block[k])), 2 * np.pi * block[k + 1]) for k in (0, 2)]
+            noise += [radius * np.cos(angle) for radius, angle in pairs] + [
+                radius * np.sin(angle) for radius, angle in pairs
+            ]
+        np.testing.assert_allclose(found, p.means[g] + p.cholesky[g] @ np.array(noise[:5]), rtol=1e-5, atol=1e-5)

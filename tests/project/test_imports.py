@@ -138,7 +138,19 @@ ROOMS = {
     "evaluation": ["io", "data", "models", "checkpoints", "api", "request"],
     "reproduce": ["io", "data", "models", "checkpoints", "api", "evaluation", "training"],
     "signals": [],
-    "cli": ["signals", "io", "fields", "request", "data", "models", "checkpoints", "api", "training", "evaluation", "reproduce"],
+    "cli": [
+        "signals",
+        "io",
+        "fields",
+        "request",
+        "data",
+        "models",
+        "checkpoints",
+        "api",
+        "training",
+        "evaluation",
+        "reproduce",
+    ],
 }
 
 

@@ -21,6 +21,7 @@ from spx.models.spatial.vae import to_unit
 from spxcore import SpxError, engines
 from spxcore.engines.torch_feeds import told_places
 from spxcore.feeds import axis, scale
+from spxcore.heads.log_prob import logistics_log_prob
 
 
 def tiny(conditioning: str = "spatial", latent: int = 5) -> SpatialPixelCNN:
@@ -114,6 +115,22 @@ def test_every_image_has_its_own_code_and_maps_past_the_250th_too():
             parts.append(np.log(weight) - 0.5 * (u @ u + 5 * np.log(2 * np.pi)) - np.log(np.diag(factor)).sum())
         expected_bits = (q - np.logaddexp.reduce(parts)) / np.log(2) / 72
         assert found.code_bits[i] == pytest.approx(expected_bits, rel=1e-3, abs=1e-4)
+
+
+def test_colours_count_each():
+    """Nats of a window of 8x8 pixels over its 192 numbers, and over log 2."""
+    torch.manual_seed(0)
+    network = {**TINY, "conditioning": "paper", "latent": 0, "channels": 3}
+    model = SpatialPixelCNN(network=network, vae=None).eval()
+    images = np.random.default_rng(0).integers(0, 256, (2, 8, 8, 3)).astype(np.uint8)
+    found = bits(model.checkpoint(), images)
+    x = to_unit(torch.from_numpy(images)).permute(0, 3, 1, 2)
+    ends = torch.full((2, 1), -1.0), torch.full((2, 1), 1.0)
+    told = told_places(model.config.network.resolutions(), ends, ends, torch.zeros(2, 1, 0), None)
+    with torch.no_grad():
+        params = model.network({"x": x} | {f"places.{k}": places for k, places in enumerate(told)}, None)
+    nats = -logistics_log_prob(params, x).sum(dim=(1, 2)).numpy()
+    np.testing.assert_allclose(found.image_bits, nats / 192 / np.log(2), rtol=1e-4)
 
 
 def test_seed_refinement_and_sizes():

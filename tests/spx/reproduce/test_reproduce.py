@@ -7,6 +7,7 @@ import json
 import pytest
 import torch
 from helpers import write_dataset
+from small_networks import small_networks
 
 from spx.api import Sampler
 from spx.cli.reproduce import main
@@ -91,7 +92,8 @@ def folder(tmp_path_factory):
     write_dataset(root / "data", train=160, test=8)
     torch.manual_seed(0)
     save_lenet(LeNet(10), root / "lenet", {})
-    return root
+    with small_networks():
+        yield root
 
 
 def reproduced(folder, out, *arguments) -> int:

@@ -196,6 +196,7 @@ def finish(
         finished: bool [ROWS], whether the sum is complete; others are left.
     """
     COLUMNS: tl.constexpr = TILE.value.columns
+    PRECISION: tl.constexpr = TILE.value.precision
     column = (tile * COLUMNS + tl.arange(0, COLUMNS))[None, :]
     pair = (tile * 2 * COLUMNS + tl.arange(0, 2 * COLUMNS))[None, :]
     raw_width = (channels + ALIGN - 1) // ALIGN * ALIGN
@@ -220,7 +221,7 @@ def finish(
         finished &= form == FORM_PAIRS
     at = pairs + (activated * (lanes * TILE.value.scale) + lane * pair_width)[:, None] + pair
     both = concat_elu(y, ROWS, COLUMNS)
-    if TILE.value.precision == "tf32":
+    if PRECISION == "tf32":
         both = to_tf32(both)
     tl.store(at, both.to(pairs.dtype.element_ty), mask=finished[:, None] & (pair < pair_width))
 

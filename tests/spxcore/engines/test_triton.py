@@ -224,7 +224,7 @@ class Forced:
         self.task = Images(network, window_job(self.job, canvas), slice(0, len(task.images)), poison=True)
         self.task.wave += wave
         self.windows = self.lanes_of_wave()
-        self.worst, self.compared = {}, set()
+        self.worst, self.compared, self.pairs_of_steps = {}, set(), []
 
     def lanes_of_wave(self) -> dict[int, list[tuple[int, int, dict]]]:
         """For each program its lanes that draw in this wave: lane, column of the block, the executor's values."""
@@ -272,6 +272,7 @@ class Forced:
                 pairs = interleaved(np.concatenate([expected, -expected], axis=1), True)
                 pairs = np.where(pairs > 0, pairs, np.expm1(np.minimum(pairs, 0)))
                 found = self.row(program, op["activated"], pairs.shape[1], not step)[lanes]
+                self.pairs_of_steps += [found.ravel()] if step else []
                 self.record(f"{stage.name}, activated", found, pairs)
             self.compared.add(number)
 
@@ -327,6 +328,9 @@ def test_every_stage_teacher_forced(fields, precision, wave, blocks):
     forced.run()
     for stage, (error, largest) in forced.worst.items():
         assert largest > 0 and error <= TOLERANCE[precision] * largest, (stage, error, largest)
+    if precision in ("tf32", "bf16") and forced.pairs_of_steps:
+        bits = np.concatenate(forced.pairs_of_steps).view(np.uint32)
+        assert not (bits & 0x1FFF).any() and (bits & 0xE000).any()  # tf32, and more than bf16
     if precision == "bf16":
         assert max(error / largest for error, largest in forced.worst.values()) > 1e-4  # it did round
 
@@ -409,7 +413,7 @@ def divergence(got: np.ndarray, expected: np.ndarray) -> float:
 
 @in_interpreter
 def test_distributions_of_each_precision(plain, products, monkeypatch):
-    """Tensor cores cut nothing: what they are given has been rounded, in bf16 too, whose steps are tf32. Distributions are nearer to
+    """Tensor cores cut nothing: what they are given has been rounded, in bf16 too where it is not bf16. Distributions are nearer to
     fp32 than with operands that are cut (in this toy by half; of 12 filters and 4x4 windows errors are 3.8 times smaller)."""
     g = np.random.default_rng(6)
     task = replace(plain, images=plain.images[:1], code=plain.code[:1], height=3)
@@ -432,7 +436,7 @@ def test_distributions_of_each_precision(plain, products, monkeypatch):
     monkeypatch.setattr(windows, "to_tf32", unrounded)
     found["cut"] = divergence(params("tf32"), expected)
     assert ("TF32", True) in products
-    assert 0 < 1.5 * found["tf32"] < found["cut"] and found["tf32"] < found["bf16"]
+    assert 0 < 1.5 * found["tf32"] < found["cut"] and found["bf16"] == found["tf32"]  # a toy of relu has no pairs
 
 
 def offset_kernel(images, offsets, BLOCK: tl.constexpr):

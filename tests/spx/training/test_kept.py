@@ -349,7 +349,7 @@ def test_a_state_that_cannot_be_written_leaves_the_old_one(data_dir, tmp_path, m
     t, folder = run(settings("no latent", data_dir), tmp_path / "run", stop_at=1), tmp_path / "run"
     before = (folder / states(folder)[0] / "state.safetensors").read_bytes()
 
-    def full(tensors, path):
+    def full(tensors, path, **options):
         assert states(folder) == ["state-0-00000001"]
         raise OSError(28, "No space left on device")
 

@@ -11,19 +11,20 @@ import torch
 from ..errors import require
 from ..heads import Head
 from ..lower.job import WindowJob
-from ..lower.packing import code_numbers
+from ..lower.packing import code_numbers, round_tf32
 from ..lower.tables import FORM_PAIRS, columns_of
 from . import windows as kernels
 from .tables import ALIGN, JOB, PROGRAM, UNIT, Layout, padded
 from .tuning import Blocks
 
-# Precision -> input precision of tl.dot for pairs of concat_elu and for raw numbers (pixels, what is told, the residual stream), which
-# stay float32 in bf16 mode too; and how many numbers of pairs fit into four bytes.
+# Precision -> input precision of tl.dot for pairs of concat_elu in the ahead part and in the steps, and for raw numbers (pixels, what
+# is told, the residual stream). In bf16 only the pairs of the ahead part are bf16: with bf16 steps a pixel's distribution is several
+# times further off. Steps never read pairs of the ahead part, nor it theirs.
 _DOT = {
-    "fp32": ("ieee", "ieee", 1),
-    "tf32x3": ("tf32x3", "tf32x3", 1),
-    "tf32": ("tf32", "tf32", 1),
-    "bf16": ("ieee", "tf32", 2),
+    "fp32": ("ieee", "ieee", "ieee"),
+    "tf32x3": ("tf32x3", "tf32x3", "tf32x3"),
+    "tf32": ("tf32", "tf32", "tf32"),
+    "bf16": ("bf16", "tf32", "tf32"),
 }
 
 # Flags of `wanted`.
@@ -51,7 +52,8 @@ class Tile(Shape):
     Attributes:
         lanes, places, stages: see `Blocks`.
         columns, pair_k: see `Layout`.
-        precision, raw_precision, scale: see `_DOT`.
+        precision, raw_precision: of pairs and of raw numbers, see `_DOT`; "widened" is bf16 for the interpreter.
+        scale: numbers of pairs that fit into four bytes.
         single: whether any value is read in a form of one number, so any but FORM_PAIRS.
     """
 
@@ -128,17 +130,27 @@ class OnDevice:
 
     def __init__(self, layout: Layout, blocks: Blocks, precision: str, device: torch.device, interpreted: bool = False):
         self.layout, self.blocks, self.device = layout, blocks, device
-        dot, raw_dot, scale = _DOT[precision]
-        if precision == "bf16" and interpreted:
-            dot = "widen"
+        dot, step_dot, raw_dot = _DOT[precision]
+        self.pair_type = torch.bfloat16 if dot == "bf16" else torch.float32
         kept = layout.operations["activated"] >= 0
         single = bool((kept & (layout.operations["form"] != FORM_PAIRS)).any())
-        rest = layout.columns, layout.pair_k, dot, raw_dot, scale, single
-        self.tile = Tile(blocks.lanes, blocks.places, blocks.stages, *rest)
-        self.step_tile = Tile(blocks.step_lanes, blocks.step_places, 1, *rest)
-        self.pair_type = torch.bfloat16 if precision == "bf16" else torch.float32
+        self.tile = Tile(
+            blocks.lanes, blocks.places, blocks.stages, layout.columns, layout.pair_k,
+            "widened" if dot == "bf16" and interpreted else dot, raw_dot, 2 if dot == "bf16" else 1, single,
+        )  # fmt: skip
+        self.step_tile = Tile(
+            blocks.step_lanes, blocks.step_places, 1, layout.columns, layout.pair_k, step_dot, raw_dot, 1, single
+        )
         self.tables, self.bias = self.put(layout.flat()), self.put(layout.bias)
-        self.weights = self.put(layout.pair_weights).to(self.pair_type), self.put(layout.raw_weights)
+        # Tensor cores cut fp32 numbers to tf32, so these are rounded here; what the kernels multiply them with, there.
+        pairs, raws = (
+            round_tf32(weights).view(np.float32) if of == "tf32" else weights
+            for of, weights in ((step_dot, layout.pair_weights), (raw_dot, layout.raw_weights))
+        )
+        self.step_weights = self.put(pairs), self.put(raws)
+        self.weights = self.step_weights
+        if dot == "bf16":
+            self.weights = self.put(layout.pair_weights).to(self.pair_type), self.step_weights[1]
 
     def put(self, array: np.ndarray) -> torch.Tensor:
         """An array on the device; empty ones get one element, so that they have an address."""
@@ -304,7 +316,8 @@ class Images:
         network, layout, blocks = self.network, self.network.layout, self.network.blocks
         tables, memory = (network.tables, self.row), (self.memory, self.pairs)
         wanted = self.image if self.wanted is None else self.wanted
-        shared = {"M": layout.side, "WANTED": self.wanted is not None}
+        # No multiply-add is fused that the source does not fuse, as in the native engines; products are fused all the same.
+        shared = {"M": layout.side, "WANTED": self.wanted is not None, "enable_fp_fusion": False}
         if len(work.inputs):
             kernels.inputs[(len(work.inputs),)](
                 work.inputs, *tables, self.memory, self.image, self.seen, self.axes, self.maps, wanted,
@@ -319,7 +332,7 @@ class Images:
                 )  # fmt: skip
             yield "ahead", number
         kernels.steps[(len(work.steps),)](
-            work.steps, *tables, *memory, *network.weights, self.image, self.seen, wanted, self.kept,
+            work.steps, *tables, self.memory, *network.step_weights, self.image, self.seen, wanted, self.kept,
             **shared, DRAW=draw, KEEP=self.job.params is not None, TILE=network.step_tile, FEED=self.feed, HEAD=self.head,
             num_warps=blocks.step_warps, num_stages=1,
         )  # fmt: skip

@@ -4,7 +4,8 @@ Kernels read a row's columns by name: `windows.OPERATION.residual` is made from 
 
 Arena rows of a program are `lanes` numbers wide here. A place, `width` numbers rounded up to a multiple of 8 (ALIGN), takes the rows
 [first, first + width): as a matrix [lanes][width], so that a tile of windows is one piece of memory and every load and store a wide
-one. The padding holds zeros. Pairs of concat_elu are bf16 in bf16 mode, in the first half of their rows; all other numbers are float32.
+one. The padding holds zeros. In bf16 the ahead part's pairs of concat_elu are bf16, in the first half of their rows; all other numbers
+are float32.
 
 A gate's two halves stand side by side, (a_0, b_0, a_1, b_1 ...), in weights, biases, the code's part and partial sums.
 """

@@ -112,11 +112,22 @@ def seen_as(form, y):
 
 
 @triton.jit
+def to_tf32(x):
+    """float32 -> the nearest number of tf32, halves away from zero, as `cvt.rna.tf32` does: the low 13 bits are zero. Tensor cores cut
+    them. A NaN stays one."""
+    nearest = (x.to(tl.int32, bitcast=True) + 4096) & -8192
+    return tl.where(x == x, nearest.to(tl.float32, bitcast=True), x)
+
+
+@triton.jit
 def add_taps(
     total, numbers, weights, chunks, sources, begin, end, tile, place, lane, lanes,
-    K: tl.constexpr, OUTPUTS: tl.constexpr, PRECISION: tl.constexpr, TILE: tl.constexpr,
+    K: tl.constexpr, OUTPUTS: tl.constexpr, PRECISION: tl.constexpr, ROUNDED: tl.constexpr, TILE: tl.constexpr,
 ):  # fmt: skip
-    """total [rows, OUTPUTS] + gathered inputs [rows, K] times weights [K, OUTPUTS], chunk by chunk; sums in fp32."""
+    """total [rows, OUTPUTS] + gathered inputs [rows, K] times weights [K, OUTPUTS], chunk by chunk; sums in fp32.
+
+    ROUNDED: whether the numbers are stored as the product reads them. Weights are.
+    """
     PLACES: tl.constexpr = TILE.value.places
     k = tl.arange(0, K)
     weight = k[:, None] + tl.arange(0, OUTPUTS)[None, :] * K + tile * (K * OUTPUTS)
@@ -133,7 +144,11 @@ def add_taps(
         at = source.to(tl.int64) * lanes + (lane * width + inputs)
         a = tl.load(numbers + at[:, None] + k[None, :], mask=there, other=0.0)
         w = tl.load(weights + first + weight)
-        if PRECISION == "widen":  # the interpreter cannot multiply bf16
+        if PRECISION == "tf32" and not ROUNDED:
+            a = to_tf32(a)
+        if PRECISION == "bf16":
+            total = tl.dot(a, w, total)
+        elif PRECISION == "widened":  # the interpreter cannot multiply bf16
             total = tl.dot(a.to(tl.float32), w.to(tl.float32), total)
         else:
             total = tl.dot(a, w, total, input_precision=PRECISION)
@@ -159,11 +174,11 @@ def compute(
     PAIR_K: tl.constexpr = TILE.value.pair_k
     total = add_taps(
         total, pairs, pair_weights, chunks, sources, tl.load(group + GROUP.pairs), tl.load(group + GROUP.pairs_end),
-        tile, place, lane, lanes * TILE.value.scale, PAIR_K, OUTPUTS, PRECISION, TILE,
+        tile, place, lane, lanes * TILE.value.scale, PAIR_K, OUTPUTS, PRECISION, True, TILE,
     )  # fmt: skip
     return add_taps(
         total, memory, raw_weights, chunks, sources, tl.load(group + GROUP.raws), tl.load(group + GROUP.raws_end),
-        tile, place, lane, lanes, RAW_K, OUTPUTS, RAW_PRECISION, TILE,
+        tile, place, lane, lanes, RAW_K, OUTPUTS, RAW_PRECISION, False, TILE,
     )  # fmt: skip
 
 
@@ -181,6 +196,7 @@ def finish(
         finished: bool [ROWS], whether the sum is complete; others are left.
     """
     COLUMNS: tl.constexpr = TILE.value.columns
+    PRECISION: tl.constexpr = TILE.value.precision
     column = (tile * COLUMNS + tl.arange(0, COLUMNS))[None, :]
     pair = (tile * 2 * COLUMNS + tl.arange(0, 2 * COLUMNS))[None, :]
     raw_width = (channels + ALIGN - 1) // ALIGN * ALIGN
@@ -204,8 +220,10 @@ def finish(
         tl.store(at, seen_as(form[:, None], y), mask=(finished & (form != FORM_PAIRS))[:, None] & inside)
         finished &= form == FORM_PAIRS
     at = pairs + (activated * (lanes * TILE.value.scale) + lane * pair_width)[:, None] + pair
-    both = concat_elu(y, ROWS, COLUMNS).to(pairs.dtype.element_ty)
-    tl.store(at, both, mask=finished[:, None] & (pair < pair_width))
+    both = concat_elu(y, ROWS, COLUMNS)
+    if PRECISION == "tf32":
+        both = to_tf32(both)
+    tl.store(at, both.to(pairs.dtype.element_ty), mask=finished[:, None] & (pair < pair_width))
 
 
 @triton.jit
@@ -221,6 +239,12 @@ def between(coordinate, count):
     at = tl.minimum(tl.maximum((coordinate + 1.0) * 0.5 * (count - 1), 0.0), count - 1.0)
     first = tl.minimum(at.to(tl.int32), tl.maximum(count - 2, 0))
     return first, at - first
+
+
+@triton.jit
+def map_number(image, y, x, height, width, MAPS: tl.constexpr):
+    """Where the maps' numbers at (y, x) of an image begin: int64, for maps of many images have more than 2^31 numbers."""
+    return ((image.to(tl.int64) * height + y) * width + x) * MAPS
 
 
 @triton.jit
@@ -288,8 +312,8 @@ def inputs(
             map_height, map_width = tl.load(job + JOB.map_height), tl.load(job + JOB.map_width)
             y0, dy = between(y, map_height)
             x0, dx = between(x, map_width)
-            of_image = tl.where(tl.load(job + JOB.map_images) > 1, n, 0).to(tl.int64)
-            corner = maps + (((of_image * map_height + y0) * map_width + x0) * MAPS)[:, None] + (d - 2 - EXTRA)
+            of_image = tl.where(tl.load(job + JOB.map_images) > 1, n, 0)
+            corner = maps + map_number(of_image, y0, x0, map_height, map_width, MAPS)[:, None] + (d - 2 - EXTRA)
             down = tl.where(map_height > 1, map_width * MAPS, 0)
             right = tl.where(map_width > 1, MAPS, 0)
             of_maps = tl.broadcast_to((d >= 2 + EXTRA) & (d < TOLD), (LANES, TOLD_P))
@@ -361,10 +385,10 @@ def ahead(
 
 @triton.jit
 def step(
-    group, operations, chunks, sources, memory, pairs, pair_weights, raw_weights, tile, place, lane, lanes,
+    group, operations, chunks, sources, memory, pair_weights, raw_weights, tile, place, lane, lanes,
     GATED: tl.constexpr, ROWS: tl.constexpr, TILE: tl.constexpr,
 ):  # fmt: skip
-    """A group of a step: from partial sums to results. Arguments as of `compute`."""
+    """A group of a step: from partial sums to results. Arguments as of `compute`; pairs are float32 here in every precision."""
     COLUMNS: tl.constexpr = TILE.value.columns
     OUTPUTS: tl.constexpr = COLUMNS * (2 if GATED else 1)
     count, channels = tl.load(group + GROUP.count), tl.load(group + GROUP.channels)
@@ -375,14 +399,27 @@ def step(
     at = memory + (partial * lanes + lane * width)[:, None] + output
     total = tl.load(at, mask=((place < count) & (partial >= 0))[:, None] & (output < width), other=0.0)
     total = compute(
-        total, group, chunks, sources, memory, pairs, pair_weights, raw_weights, tile, place, lane, lanes, OUTPUTS, TILE
+        total,
+        group,
+        chunks,
+        sources,
+        memory,
+        memory,
+        pair_weights,
+        raw_weights,
+        tile,
+        place,
+        lane,
+        lanes,
+        OUTPUTS,
+        TILE,
     )
-    finish(total, op, place < count, memory, pairs, tile, lane, lanes, channels, GATED, ROWS, TILE)
+    finish(total, op, place < count, memory, memory, tile, lane, lanes, channels, GATED, ROWS, TILE)
 
 
 @triton.jit
 def steps(
-    work, tables, job, memory, pairs, pair_weights, raw_weights, image, seen, wanted, kept,
+    work, tables, job, memory, pair_weights, raw_weights, image, seen, wanted, kept,
     M: tl.constexpr, DRAW: tl.constexpr, WANTED: tl.constexpr, KEEP: tl.constexpr, TILE: tl.constexpr, FEED: tl.constexpr,
     HEAD: tl.constexpr,
 ):  # fmt: skip
@@ -419,7 +456,6 @@ def steps(
         return
     first = tl.load(program + PROGRAM.arena).to(tl.int64) * UNIT
     memory += first
-    pairs += first * TILE.value.scale
     place, at_row = tl.arange(0, ROWS) // LANES, (n.to(tl.int64) * H + row) * W
     operations, groups = table_at(tables, DIRECTORY.operations), table_at(tables, DIRECTORY.step_groups)
     chunks, sources = table_at(tables, DIRECTORY.step_chunks), table_at(tables, DIRECTORY.step_sources)
@@ -466,12 +502,12 @@ def steps(
                 for columns in tl.range(0, (channels + COLUMNS - 1) // COLUMNS, num_stages=1):
                     if tl.load(group + GROUP.gated) != 0:
                         step(
-                            group, operations, chunks, sources, memory, pairs, pair_weights, raw_weights,
+                            group, operations, chunks, sources, memory, pair_weights, raw_weights,
                             columns, place, lane, lanes, True, ROWS, TILE,
                         )  # fmt: skip
                     else:
                         step(
-                            group, operations, chunks, sources, memory, pairs, pair_weights, raw_weights,
+                            group, operations, chunks, sources, memory, pair_weights, raw_weights,
                             columns, place, lane, lanes, False, ROWS, TILE,
                         )  # fmt: skip
             tl.debug_barrier()

@@ -78,7 +78,9 @@ int attribute(cudaDeviceAttr what, int device) {
 int device_count() {
   int count = 0;
   const cudaError_t status = cudaGetDeviceCount(&count);
-  if (status == cudaErrorNoDevice || status == cudaErrorInsufficientDriver) {
+  int driver = 0;  // 0 without one
+  if (status == cudaErrorInsufficientDriver) check(cudaDriverGetVersion(&driver), "asking for the driver's version");
+  if (status == cudaErrorNoDevice || (status == cudaErrorInsufficientDriver && driver == 0)) {
     cudaGetLastError();
     return 0;
   }
@@ -135,6 +137,13 @@ struct Device::State {
     check(cudaOccupancyMaxActiveBlocksPerMultiprocessor(&resident, kernel, threads(), shared_bytes),
           "asking how many blocks are resident");
     return resident;
+  }
+
+  // Before a launch: arenas in shared memory want it as large as it can be, arenas in global memory the cache. It too
+  // belongs to the kernel.
+  void share(const void* kernel) const {
+    const int share = memory.global ? cudaSharedmemCarveoutDefault : cudaSharedmemCarveoutMaxShared;
+    check(cudaFuncSetAttribute(kernel, cudaFuncAttributePreferredSharedMemoryCarveout, share), "sharing out memory");
   }
 
   // Arenas in global memory will do as long as the second-level cache holds most of what is in use of them and the
@@ -195,6 +204,7 @@ void Device::draw(const Job& job, const Report& report) const {
   shared.stop = flags.device(), shared.stuck = flags.device() + 1, shared.pixels = counts.device();
   shared.patience = s.options.patience;
   const Stream beside;  // made before the kernel runs: nothing below has to wait for it
+  s.share(reinterpret_cast<const void*>(s.kernels.draw));
   s.kernels.draw<<<s.options.blocks, s.threads(), s.shared_bytes, s.stream.get()>>>(s.net, there, shared, s.memory);
   check(cudaGetLastError(), "launching the sampler");
 
@@ -252,6 +262,7 @@ void Device::evaluate(const Known& known) const {
   there.code = arrays.copy(known.code, n * s.tables.code);
   const size_t params = n * s.tables.programs[0].targets * s.tables.parameters;
   there.params = arrays.filled<float>(params, 255);
+  s.share(reinterpret_cast<const void*>(s.kernels.evaluate));
   s.kernels.evaluate<<<s.options.blocks, s.threads(), s.shared_bytes, s.stream.get()>>>(s.net, there, s.memory);
   check(cudaGetLastError(), "launching the evaluation");
   s.stream.fetch(known.params, there.params, params);

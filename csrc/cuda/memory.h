@@ -12,11 +12,35 @@
 
 namespace spx::cuda {
 
+// What to do about an error whose text does not say it; "" for others.
+inline std::string advice(cudaError_t status) {
+  switch (status) {
+    case cudaErrorInsufficientDriver:
+    case cudaErrorUnsupportedPtxVersion:
+      return ": the NVIDIA driver is older than the CUDA that spx was built with; install a newer driver";
+    case cudaErrorInitializationError:
+      return ": a process that was forked after its parent had used CUDA cannot use it; start processes by spawn";
+    case cudaErrorNoKernelImageForDevice:
+      return ": spx was not built for this GPU; install it again with the environment variable CUDAARCHS=native";
+    case cudaErrorLaunchTimeout:
+      return ": the driver ends what takes seconds on a GPU that a display uses; draw fewer or smaller images at once, "
+             "or "
+             "use another engine";
+    case cudaErrorIllegalAddress:
+    case cudaErrorMisalignedAddress:
+    case cudaErrorLaunchFailure:
+      return ": this is a mistake in spx, and this process cannot use the GPU any more; use another engine in a new "
+             "one";
+    default:
+      return "";
+  }
+}
+
 inline void check(cudaError_t status, const char* what) {
   if (status == cudaSuccess) return;
   cudaGetLastError();  // or the next call would report this error once more
-  const std::string text =
-      std::string("CUDA: ") + what + ": " + cudaGetErrorString(status) + " (" + cudaGetErrorName(status) + ")";
+  const std::string text = std::string("CUDA: ") + what + ": " + cudaGetErrorString(status) + " (" +
+                           cudaGetErrorName(status) + ")" + advice(status);
   if (status == cudaErrorMemoryAllocation) throw OutOfMemory(text);
   throw std::runtime_error(text);
 }

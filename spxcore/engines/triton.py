@@ -115,7 +115,7 @@ class Triton:
         self.precision, self.memory, self.poison = precision, memory, poison
         self.device = torch.device("cpu") if EMULATED else torch_device(device or "cuda")
         if self.device.type == "cuda":
-            blocks = blocks or blocks_for(torch.cuda.get_device_capability(self.device)[0])
+            blocks = blocks or blocks_for(torch.cuda.get_device_capability(self.device)[0], precision)
         self.blocks = blocks or INTERPRETER
         self._compiled: weakref.WeakKeyDictionary[Network, dict[int, OnDevice]] = weakref.WeakKeyDictionary()
 
@@ -147,14 +147,22 @@ class Triton:
 
     def draw(self, job: Job, canvas: Canvas, report: Report | None = None) -> None:
         """See `Engine.draw`."""
+        from triton.runtime.errors import OutOfResources
+
         from ..kernels.launch import Images
         from ..lower.job import window_job
 
         network, task = self.compiled(job.evaluated, job.schedule.side), window_job(job, canvas)
         together = network.images_together(task, self.memory_for_images())
-        for first in range(0, len(job.images), together):
-            # No name is bound to a batch: its memory is free before the next one's is taken.
-            Images(network, task, slice(first, first + together), self.poison).draw(report, REPORTS)
+        try:
+            for first in range(0, len(job.images), together):
+                # No name is bound to a batch: its memory is free before the next one's is taken.
+                Images(network, task, slice(first, first + together), self.poison).draw(report, REPORTS)
+        except OutOfResources as error:
+            raise SpxError(
+                f"precision: a kernel in {self.precision} takes {error.required} of {error.name}, and this GPU has {error.limit} "
+                "for it: a newer Triton may take less; else use another precision, or another engine"
+            ) from error
 
     def evaluate(
         self,

@@ -134,3 +134,32 @@ def test_known_windows(precision):
     expected = execute(plan_at(net.graph, 4, 4), double(inputs), z)["nin_out"]
     got = on_ptx(precision).evaluate(net, 4, 4, inputs, z)
     assert close(got, expected, TOLERANCE[precision])
+
+
+# ---- what goes wrong on a machine ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("status", "sentence"),
+    [(35, "the NVIDIA driver is older"), (3, "a process that was forked"), (209, "not built for this GPU")],
+    ids=["driver", "fork", "architecture"],
+)
+def test_errors_of_the_machine_get_a_sentence(status, sentence):
+    """An old driver, a forked child, another GPU: the interpreter gives CUDA's error."""
+    emulator.settings(status=status)
+    with pytest.raises(RuntimeError, match=rf"^CUDA: counting the devices: .*: .*{sentence}"):
+        native.cuda().device_count()
+    engine, task = cuda.Cuda(native.cuda().Engine), job(config(**SMALL), 4, 4)
+    with pytest.raises(RuntimeError, match=rf"^CUDA: asking for the current device: .*{sentence}"):
+        drawn(engine, task)
+    emulator.settings()
+    assert native.cuda().device_count() == 1
+
+
+def test_a_kernel_that_the_driver_ends_gets_a_sentence():
+    """A display's watchdog: the kernel is ended after some instructions."""
+    emulator.settings(most=2000)
+    with pytest.raises(RuntimeError, match=r"^CUDA: .*a GPU that a display uses; draw fewer or smaller images"):
+        drawn(on_ptx("fp32"), job(config(**SMALL), 12, 12))
+    assert set(emulator.findings()) == {"failed: too many steps"}
+    emulator.settings()

@@ -274,11 +274,15 @@ API const char* cudaGetErrorString(cudaError_t error) {
 API cudaError_t cudaGetDeviceCount(int* count) {
   read_settings();
   *count = 1;
+  return set(static_cast<cudaError_t>(settings.status));
+}
+API cudaError_t cudaDriverGetVersion(int* version) {
+  *version = 11000;
   return cudaSuccess;
 }
 API cudaError_t cudaGetDevice(int* device) {
   *device = 0;
-  return cudaSuccess;
+  return set(static_cast<cudaError_t>(settings.status));
 }
 API cudaError_t cudaSetDevice(int device) { return set(device ? cudaErrorInvalidDevice : cudaSuccess); }
 API cudaError_t cudaDeviceGetAttribute(int* value, cudaDeviceAttr what, int) {

@@ -58,6 +58,8 @@ void Settings::set(const string& words) {
       shared = static_cast<int>(number());
     } else if (name == "most") {
       most = number();
+    } else if (name == "status") {
+      status = static_cast<int>(number());
     } else {
       stop("setting not known: " + word);
     }

@@ -15,6 +15,7 @@ struct Settings {
   int multiprocessors = 3;  // sms=N
   int shared = 232448;      // shared=N, bytes that a block may have
   u64 most = 20000000000;   // most=N instructions of a launch
+  int status = 0;           // status=N, the error that asking for devices gives
 
   // Everything not named is as above. Throws Stop for a word that it does not know.
   void set(const string& words);

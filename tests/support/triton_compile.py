@@ -93,9 +93,10 @@ def main() -> None:
         for name in names:
             setattr(module, name, Compiling(getattr(module, name), capability, found))
     c = config(patch=8, filters=25, mixtures=10, latent=60, maps=12, conditioning="spatial")
-    task, blocks = job(c, 28, 28), blocks_for(capability // 10)
-    layout = network_layout(plan_at(task.network.graph, c.patch, c.patch), blocks)
+    task = job(c, 28, 28)
     for precision in arguments[1:]:
+        blocks = blocks_for(capability // 10, precision)
+        layout = network_layout(plan_at(task.network.graph, c.patch, c.patch), blocks)
         on_device = OnDevice(layout, blocks, precision, torch.device("cpu"))
         images = Images(on_device, window_job(task, task.canvas()), slice(0, 1))
         images.launch(images.work["top"])

@@ -20,12 +20,13 @@ pytest.importorskip("triton", reason="Triton is not installed")
 
 import triton.language as tl
 from triton import jit
+from triton.runtime.errors import OutOfResources
 
 from spxcore import Canvas, Given, Job, Logistics, Network, Sampling, Softmax, SpxError, engines
 from spxcore.engines import triton
 from spxcore.engines.torch_feeds import window_inputs
 from spxcore.feeds import Pixels, Places, Planes, unit_levels
-from spxcore.kernels import heads, tables, windows
+from spxcore.kernels import heads, launch, tables, windows
 from spxcore.kernels.launch import HeadShape, Images, OnDevice
 from spxcore.kernels.tables import ALIGN, network_layout, padded
 from spxcore.kernels.tuning import INTERPRETER, Blocks, blocks_for
@@ -223,7 +224,7 @@ class Forced:
         self.task = Images(network, window_job(self.job, canvas), slice(0, len(task.images)), poison=True)
         self.task.wave += wave
         self.windows = self.lanes_of_wave()
-        self.worst, self.compared = {}, set()
+        self.worst, self.compared, self.pairs_of_steps = {}, set(), []
 
     def lanes_of_wave(self) -> dict[int, list[tuple[int, int, dict]]]:
         """For each program its lanes that draw in this wave: lane, column of the block, the executor's values."""
@@ -246,7 +247,7 @@ class Forced:
         return found
 
     def row(self, program: int, first: int, width: int, pairs: bool = False) -> np.ndarray:
-        """A place of the arena, [lanes, width]."""
+        """A place of the arena, [lanes, width]; pairs: of the ahead part."""
         base, lanes = (int(self.task.table[name][program]) for name in ("arena", "lanes"))
         memory, times = (self.task.pairs, self.task.network.tile.scale) if pairs else (self.task.memory, 1)
         start = (base + first * lanes) * times
@@ -270,7 +271,8 @@ class Forced:
             elif op["activated"] >= 0:
                 pairs = interleaved(np.concatenate([expected, -expected], axis=1), True)
                 pairs = np.where(pairs > 0, pairs, np.expm1(np.minimum(pairs, 0)))
-                found = self.row(program, op["activated"], pairs.shape[1], pairs=True)[lanes]
+                found = self.row(program, op["activated"], pairs.shape[1], not step)[lanes]
+                self.pairs_of_steps += [found.ravel()] if step else []
                 self.record(f"{stage.name}, activated", found, pairs)
             self.compared.add(number)
 
@@ -326,8 +328,132 @@ def test_every_stage_teacher_forced(fields, precision, wave, blocks):
     forced.run()
     for stage, (error, largest) in forced.worst.items():
         assert largest > 0 and error <= TOLERANCE[precision] * largest, (stage, error, largest)
+    if precision in ("tf32", "bf16") and forced.pairs_of_steps:
+        bits = np.concatenate(forced.pairs_of_steps).view(np.uint32)
+        assert not (bits & 0x1FFF).any() and (bits & 0xE000).any()  # tf32, and more than bf16
     if precision == "bf16":
         assert max(error / largest for error, largest in forced.worst.values()) > 1e-4  # it did round
+
+
+# ---- what tensor cores are given -------------------------------------------------------------------------------------
+
+in_interpreter = pytest.mark.skipif(
+    HAVE_GPU, reason="looks into Triton's interpreter, which a machine with a GPU does not use"
+)
+
+
+def cut(numbers: np.ndarray) -> np.ndarray:
+    """float32 as tensor cores read it in tf32: without its low 13 bits."""
+    return (numbers.view(np.uint32) & np.uint32(0xFFFFE000)).view(np.float32)
+
+
+@pytest.fixture
+def products(monkeypatch) -> list[tuple[str, bool]]:
+    """Products of the interpreter cut their operands in tf32, as tensor cores do: the input precision of each product, and whether
+    that has changed an operand."""
+    from triton.runtime import interpreter
+
+    found, dot = [], interpreter.InterpreterBuilder.create_dot
+
+    def cutting(self, a, b, d, precision, *rest):
+        name = str(precision).rpartition(".")[2]
+        if name == "TF32":
+            both = [interpreter.TensorHandle(cut(np.ascontiguousarray(x.data)), x.dtype) for x in (a, b)]
+            changed = any((x.data != y.data).any() for x, y in zip(both, (a, b)) if not np.isnan(y.data).any())
+            a, b = both
+            found.append((name, bool(changed)))
+        else:
+            found.append((name, False))
+        return dot(self, a, b, d, precision, *rest)
+
+    monkeypatch.setattr(interpreter.InterpreterBuilder, "create_dot", cutting)
+    return found
+
+
+@jit
+def rounding_kernel(numbers, results, BLOCK: tl.constexpr):
+    """`to_tf32` by itself."""
+    i = tl.arange(0, BLOCK)
+    tl.store(results + i, nearest_tf32(tl.load(numbers + i)))
+
+
+nearest_tf32 = windows.to_tf32
+
+
+def test_rounding_to_tf32():
+    """The nearest number with 10 bits of mantissa, halves away from zero, of any size; a NaN stays one."""
+    g = np.random.default_rng(8)
+    numbers = (g.normal(size=64) * 10.0 ** g.integers(-30, 30, 64)).astype(np.float32)
+    halves = (np.float32([1, 3, 1023]) + 1024) * np.float32(2.0**-10) + np.float32(2.0**-11)
+    numbers[:9] = [0, -0.0, np.inf, -np.inf, np.nan, 1, *halves]
+    numbers[9:12] = -halves
+    numbers.view(np.uint32)[12] = 0x7FFFFFFF  # the NaN that a GPU's operations give
+    results = torch.zeros(64, device=DEVICE)
+    rounding_kernel[(1,)](on_device(numbers), results, BLOCK=64)
+    got = results.cpu().numpy()
+    assert np.isnan(got[[4, 12]]).all()
+    finite = np.isfinite(numbers)
+    np.testing.assert_array_equal(got[~finite & ~np.isnan(numbers)], numbers[~finite & ~np.isnan(numbers)])
+    mantissa, exponent = np.frexp(numbers[finite].astype(np.float64))
+    nearest = np.copysign(np.floor(np.abs(mantissa) * 2**11 + 0.5), mantissa) * 2.0 ** (exponent - 11)
+    np.testing.assert_array_equal(got[finite], nearest.astype(np.float32))
+
+
+@jit
+def unrounded(x):
+    """In place of `to_tf32`."""
+    return x
+
+
+def divergence(got: np.ndarray, expected: np.ndarray) -> float:
+    """Mean Kullback-Leibler divergence of softmaxes from those of logits `expected` [..., levels], in bits."""
+    p, q = (torch.from_numpy(x).double().log_softmax(-1) for x in (expected, got))
+    return float((p.exp() * (p - q)).sum(-1).mean() / np.log(2))
+
+
+@in_interpreter
+def test_distributions_of_each_precision(plain, products, monkeypatch):
+    """Tensor cores cut nothing: what they are given has been rounded, in bf16 too where it is not bf16. Distributions are nearer to
+    fp32 than with operands that are cut (in this toy by half; of 12 filters and 4x4 windows errors are 3.8 times smaller)."""
+    g = np.random.default_rng(6)
+    task = replace(plain, images=plain.images[:1], code=plain.code[:1], height=3)
+    maps = task.feeds["places.0"].maps[:1]
+    places = Places(maps, task.feeds["places.0"].extra)
+    task = replace(task, feeds={**task.feeds, "places.0": places, "places.1": places})
+    given = Given(g.integers(0, 16, (1, 3, 5, 1)).astype(np.uint8), np.ones((3, 5), bool))
+
+    def params(precision: str) -> np.ndarray:
+        products.clear()
+        return drawn(triton.Triton(precision), task, given, keep=True).params
+
+    expected = params("fp32")
+    assert {name for name, _ in products} == {"IEEE"}
+    found = {}
+    for precision in ("tf32", "bf16"):
+        found[precision] = divergence(params(precision), expected)
+        assert ("TF32", False) in products and ("TF32", True) not in products
+    monkeypatch.setattr(launch, "round_tf32", lambda x: x)
+    monkeypatch.setattr(windows, "to_tf32", unrounded)
+    found["cut"] = divergence(params("tf32"), expected)
+    assert ("TF32", True) in products
+    assert 0 < 1.5 * found["tf32"] < found["cut"] and found["bf16"] == found["tf32"]  # a toy of relu has no pairs
+
+
+def offset_kernel(images, offsets, BLOCK: tl.constexpr):
+    """`map_number` by itself, for maps of 14x14 places and 192 numbers."""
+    i = tl.arange(0, BLOCK)
+    tl.store(offsets + i, map_number(tl.load(images + i), 13, 12, 14, 14, 192))
+
+
+map_number, offset_kernel = windows.map_number, jit(offset_kernel)
+
+
+def test_maps_of_many_images():
+    """2^31 numbers are those of 57,065 images of the shipped checkpoint."""
+    images, offsets = np.int32([0, 1, 57_064, 57_066, 2_000_000]), torch.zeros(8, dtype=torch.int64, device=DEVICE)
+    offset_kernel[(1,)](on_device(np.pad(images, (0, 3))), offsets, BLOCK=8)
+    expected = [((int(n) * 14 + 13) * 14 + 12) * 192 for n in images]
+    assert offsets.cpu().tolist()[:5] == expected and expected[3] > 1 << 31
 
 
 # ---- images ----------------------------------------------------------------------------------------------------------
@@ -602,6 +728,18 @@ def test_images_too_wide_for_the_memory_are_refused(spatial):
         drawn(triton.Triton(memory=1000), spatial)
 
 
+def test_a_gpu_with_too_little_shared_memory_gets_a_sentence(plain, monkeypatch):
+    def launch(self, work):
+        raise OutOfResources(125952, 101376, "shared memory")
+
+    monkeypatch.setattr(Images, "launch", launch)
+    message = (
+        r"^precision: a kernel in tf32x3 takes 125952 of shared memory, and this GPU has 101376 for it: a newer Triton"
+    )
+    with pytest.raises(SpxError, match=message):
+        drawn(triton.make("tf32x3"), plain)
+
+
 def test_memory_that_torch_keeps_counts_as_free(monkeypatch):
     engine = triton.Triton()
     engine.device = torch.device("cuda")
@@ -633,6 +771,7 @@ def test_triton_is_imported_only_when_it_is_asked_for():
 
 
 def test_block_sizes_of_unknown_gpus():
+    assert all(blocks_for(major, "tf32x3").lanes == 64 for major in (8, 9, 12))
     assert blocks_for(9) == blocks_for(10) and blocks_for(99) == blocks_for(12) and blocks_for(7).stages == 2
 
 
@@ -663,4 +802,6 @@ def test_kernels_compile_for_gpus_that_are_not_here(capability, precisions):
         # Stages of `steps` hand numbers on through memory: behind a barrier, and not through the read-only cache.
         assert line["unordered"] == 0 and (line["kernel"] != "steps" or line["barriers"] >= 3), line
     with_tensor_cores = [line for line in lines if line["kernel"] in ("ahead", "steps") and line["mma"]]
-    assert len(with_tensor_cores) == 3 * len([p for p in precisions if p != "fp32"])
+    assert len(with_tensor_cores) == 3 * len(
+        [p for p in precisions if p != "fp32"]
+    )  # never tf32 and bf16: they share `steps`

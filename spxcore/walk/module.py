@@ -141,13 +141,19 @@ class _Run:
         return self.z[:, :, None, None]
 
     def told(self, name, parts, channels, places=None, code=None):
-        h = None
-        if places is not None:
-            h = F.conv2d(places, self.layer(name).places[:, :, None, None])
-        if code is not None:
-            constant = F.linear(code.flatten(1), self.layer(name).latent)[:, :, None, None]
-            h = constant if h is None else h + constant
-        return [h] * parts if h is None or parts == 1 else list(h.split(channels, dim=1))
+        h, given = None, places if code is None else code
+        if given is None:
+            return [None] * parts
+        # Under autocast too: bf16 has no more than 6 numbers for the 8 columns of a window at 1400 pixels.
+        with torch.autocast(given.device.type, enabled=False):
+            if places is not None:
+                weight = self.layer(name).places
+                h = F.conv2d(places.to(weight.dtype), weight[:, :, None, None])
+            if code is not None:
+                weight = self.layer(name).latent
+                constant = F.linear(code.flatten(1).to(weight.dtype), weight)[:, :, None, None]
+                h = constant if h is None else h + constant
+        return [h] if parts == 1 else list(h.split(channels, dim=1))
 
     def conv(self, name, x, outputs, kernel=None, **options):
         y = self.layer(name)(x)

@@ -8,13 +8,28 @@ from collections.abc import Iterator
 
 import torch
 
+# What of torch.backends lets a GPU round fp32 factors to TF32's 11 bits, and the values that forbid it. torch 2.9 brought the later
+# ones. Both are set: torch refuses to tell the older ones where the two disagree.
+_SWITCHES = (
+    ("cudnn", "allow_tf32", (False,)),
+    ("cuda.matmul", "allow_tf32", (False,)),
+    ("cudnn.conv", "fp32_precision", ("ieee", "none")),
+    ("cudnn.rnn", "fp32_precision", ("ieee", "none")),
+    ("cuda.matmul", "fp32_precision", ("ieee", "none")),
+)
 
-def _switches() -> list[tuple[object, str, object]]:
-    """What lets a GPU round fp32 factors to TF32's 11 bits: the object, its attribute, and the value that forbids it."""
-    cudnn, matmul = torch.backends.cudnn, torch.backends.cuda.matmul
-    if hasattr(cudnn, "conv"):  # torch 2.9 and later, where reading the old names may raise
-        return [(part, "fp32_precision", "ieee") for part in (cudnn.conv, cudnn.rnn, matmul)]
-    return [(part, "allow_tf32", False) for part in (cudnn, matmul)]
+
+def _known() -> list[tuple[object, str, tuple]]:
+    """Those of the switches that this torch has, and that a caller has not mixed up: the object, the attribute, good values."""
+    found = []
+    for path, name, good in _SWITCHES:
+        part: object = torch.backends
+        for step in path.split("."):
+            part = getattr(part, step, None)
+        with contextlib.suppress(RuntimeError, AttributeError):
+            getattr(part, name)
+            found.append((part, name, good))
+    return found
 
 
 @contextlib.contextmanager
@@ -23,13 +38,15 @@ def full_precision() -> Iterator[None]:
 
     It is also a decorator. Nothing changes on a CPU.
     """
-    before = [(part, name, getattr(part, name)) for part, name, _ in _switches()]
+    switches = _known()
+    before = [getattr(part, name) for part, name, _ in switches]
     try:
-        for part, name, value in _switches():
-            setattr(part, name, value)
+        for part, name, good in switches:
+            if getattr(part, name) not in good:
+                setattr(part, name, good[0])
         yield
     finally:
-        for part, name, value in before:
+        for (part, name, _), value in zip(switches, before, strict=True):
             setattr(part, name, value)
 
 

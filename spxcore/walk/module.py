@@ -141,18 +141,16 @@ class _Run:
         return self.z[:, :, None, None]
 
     def told(self, name, parts, channels, places=None, code=None):
-        h, given = None, places if code is None else code
-        if given is None:
+        if places is None and code is None:
             return [None] * parts
-        # Under autocast too: bf16 has no more than 6 numbers for the 8 columns of a window at 1400 pixels.
-        with torch.autocast(given.device.type, enabled=False):
+        # In fp32 under autocast too: bf16 has six numbers for the eight columns of a window of an image of 1400 pixels.
+        of, sums = self.layer(name), []
+        with torch.autocast(next(self.module.parameters()).device.type, enabled=False):
             if places is not None:
-                weight = self.layer(name).places
-                h = F.conv2d(places.to(weight.dtype), weight[:, :, None, None])
+                sums.append(F.conv2d(places.to(of.places.dtype), of.places[:, :, None, None]))
             if code is not None:
-                weight = self.layer(name).latent
-                constant = F.linear(code.flatten(1).to(weight.dtype), weight)[:, :, None, None]
-                h = constant if h is None else h + constant
+                sums.append(F.linear(code.flatten(1).to(of.latent.dtype), of.latent)[:, :, None, None])
+            h = sums[0] if len(sums) == 1 else sums[0] + sums[1]
         return [h] if parts == 1 else list(h.split(channels, dim=1))
 
     def conv(self, name, x, outputs, kernel=None, **options):

@@ -42,6 +42,10 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("--temperature", type=float, default=1.0, metavar="T", help="factor on the pixels' spread (1)")
     p.add_argument("--seed", type=int, default=0, metavar="S", help="seed of samples and codes (0)")
     options.add_engine(p)
+    p.add_argument(
+        "--device", metavar="DEVICE",
+        help="cpu, cuda, cuda:1 ...: of the drawing and of all else (the engine's own choice, and cpu for all else)",
+    )  # fmt: skip
     p.add_argument("--out", type=Path, metavar="FOLDER", help="folder for report.json, report.md and the figures")
     p.add_argument(
         "--figures", type=int, nargs="*", metavar="N",
@@ -107,6 +111,10 @@ def judge(arguments: argparse.Namespace) -> int:
     """The command's body; returns the exit code."""
     options.check_counts(arguments, from_0=("refine",))
     require(arguments.temperature > 0, "temperature", "more than 0", arguments.temperature)
+    from dataclasses import replace
+
+    from spxcore.engines.base import torch_device
+
     from ..api import load
     from ..evaluation import figures, metrics
     from ..evaluation.drawings import Drawings
@@ -120,6 +128,8 @@ def judge(arguments: argparse.Namespace) -> int:
     test = options.load_data(arguments, "test")
     train = None if arguments.no_nearest else options.load_data(arguments, "train")
     model = load(arguments.checkpoint)
+    device = str(torch_device(arguments.device)) if arguments.device else "cpu"
+    model.checkpoint = replace(model.checkpoint, device=device)
     _check_images(test.images, model)
     lenet = _lenet(arguments, model, test.images.shape[1:])
     sizes = _sizes(arguments, model, test.images.shape[2])
@@ -135,7 +145,7 @@ def judge(arguments: argparse.Namespace) -> int:
             "checkpoint": arguments.checkpoint, "version": __version__, "engine": engine.name,
             "precision": arguments.precision, "seed": arguments.seed, "temperature": arguments.temperature,
             "paper": model.family.published(model.config, arguments.data),
-            **evaluate(Evaluation(drawings, test, amounts, lenet, train, progress)),
+            **evaluate(Evaluation(drawings, test, amounts, lenet, train, progress, device)),
         }  # fmt: skip
         if arguments.out:
             write_json(arguments.out / "report.json", report)
@@ -161,7 +171,9 @@ def _engine(arguments: argparse.Namespace, model):
     from ..request import Request
 
     first = model.drawing(Request(model.family.size(model.config))).job(0, np.arange(1), {})
-    return engines.get(arguments.engine, first, precision=arguments.precision, threads=arguments.threads)
+    return engines.get(
+        arguments.engine, first, precision=arguments.precision, threads=arguments.threads, device=arguments.device
+    )
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -194,10 +194,10 @@ class SpatialPixelCNN(
 
 
 def module_of(checkpoint: Checkpoint) -> SpatialPixelCNN:
-    """The torch model of a checkpoint, in evaluation mode, on the CPU."""
+    """The torch model of a checkpoint, in evaluation mode, on its device."""
     model = SpatialPixelCNN(**checkpoint.config.to_dict(), about=checkpoint.about, family=checkpoint.family)
     model.load_state_dict({name: torch.from_numpy(np.array(tensor)) for name, tensor in checkpoint.tensors.items()})
-    return model.eval()
+    return model.to(checkpoint.device).eval()
 
 
 def smallest_with(vae: VAE) -> SpatialPixelCNN:

@@ -8,10 +8,10 @@ DRAW ?= --res 56 --n 10 --out digits.png
 
 # The extension is built by pip, so the environment is renewed whenever one of its sources is newer.
 SOURCES = pyproject.toml setup.py CMakeLists.txt $(shell find csrc -type f)
-CXX_FILES = $(shell find csrc -name '*.h' -o -name '*.cpp' -o -name '*.cu')
+CXX_FILES = $(shell find csrc tests/ptxemu -name '*.h' -o -name '*.cpp' -o -name '*.cu')
 
 .DEFAULT_GOAL := help
-.PHONY: help venv draw test robustness lint format bench sanitize sanitize-address sanitize-thread arm64 clean
+.PHONY: help venv draw test robustness lint format bench sanitize sanitize-address sanitize-thread arm64 ptx clean
 
 help:  ## list the commands
 	@grep -hE '^[a-z0-9]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z0-9]+):.*## /  make \1\t/' | expand -t 16
@@ -65,6 +65,11 @@ arm64:  ## compile the C++ engine for arm64 with a cross-compiler
 	for source in csrc/cpu_features.cpp $(filter-out csrc/cpu/bindings.cpp,$(wildcard csrc/cpu/*.cpp)); do \
 	  echo "$$source"; $(ARM64) -std=c++17 -Wall -Wextra -Werror -ffp-contract=off -Icsrc -c $$source -o /dev/null || exit 1; \
 	done
+
+# Minutes to an hour; PTX="--quick", or names of parts.
+PTX ?=
+ptx: $(VENV)/.developed  ## run the CUDA and Triton kernels' PTX without a GPU (needs nvcc); tests/ptxemu/README.md
+	PATH="$(abspath $(BIN)):$$PATH" $(abspath $(BIN))/python tests/ptxemu/run.py $(PTX)
 
 clean:  ## remove what was built, and .venv
 	rm -rf build dist *.egg-info spxcore/*.so $(VENV) .pytest_cache .ruff_cache .benchmarks

@@ -45,6 +45,14 @@ def quick_interpreter():
         yield
 
 
+@pytest.fixture(scope="session", autouse=True)
+def networks_lowered_once():
+    from lowered_once import lowered_once
+
+    with lowered_once():
+        yield
+
+
 @pytest.fixture(scope="module")
 def checkpoint(tmp_path_factory):
     """The folder of a tiny model, for the tests of the commands."""

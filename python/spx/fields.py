@@ -6,6 +6,9 @@ import math
 from dataclasses import field
 from typing import NamedTuple
 
+# Seeds of drawings are of 64 bits.
+LARGEST_SEED = (1 << 64) - 1
+
 
 class Range(NamedTuple):
     """Numbers that a setting may have.
@@ -21,19 +24,22 @@ class Range(NamedTuple):
     under: bool = False
 
     def holds(self, value: float) -> bool:
-        """Whether `value` is one of them; a NaN is none."""
+        """Whether `value` is one of them; a NaN is none, and neither is an infinity."""
         low = value > self.low if self.above else value >= self.low
-        return low and (value < self.high if self.under else value <= self.high)
+        return low and value < math.inf and (value < self.high if self.under else value <= self.high)
 
     def __str__(self) -> str:
         if self.high == math.inf:
             return f"more than {self.low}" if self.above else "0 or more" if self.low == 0 else f"at least {self.low}"
         start = f"more than {self.low}" if self.above else f"{self.low}"
-        return f"{start} to under {self.high}" if self.under else f"{start} to {self.high}"
+        high = "2^64 - 1" if self.high == LARGEST_SEED else self.high
+        return f"{start} to under {high}" if self.under else f"{start} to {high}"
 
 
 ANY, COUNT = Range(0), Range(1)
+BATCH = Range(1, 1 << 20)  # more fits no machine, which would be found out after the first phase of a training
 POSITIVE = Range(0, above=True)
+SEED = Range(0, LARGEST_SEED)
 SHARE, UNDER_ONE = Range(0, 1), Range(0, 1, under=True)
 
 

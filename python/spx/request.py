@@ -12,7 +12,7 @@ from spxcore.canvas import Given, check_mask, plain
 from spxcore.errors import SpxError, kind_of, require, whole_number
 from spxcore.heads import Sampling
 
-from .fields import ANY, COUNT, Range, setting
+from .fields import ANY, COUNT, SEED, setting
 
 
 @dataclass(frozen=True)
@@ -28,7 +28,7 @@ class Request:
     )
     width: int = setting(None, "height and width in pixels, such as 56x112", options=("--size",), metavar="HxW")
     n: int = setting(None, "number of images, or of drawings of each file", metavar="K", range=COUNT)
-    seed: int = setting(0, "the same seed draws the same pixels", metavar="S", range=Range(0, (1 << 64) - 1))
+    seed: int = setting(0, "the same seed draws the same pixels", metavar="S", range=SEED)
     sampling: Sampling = field(default_factory=Sampling)
     label: int | None = setting(
         None,

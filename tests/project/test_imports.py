@@ -135,10 +135,23 @@ ROOMS = {
     "data": ["io", "fields"],
     "checkpoints": ["io", "models"],
     "api": ["request", "models", "checkpoints"],
-    "training": ["io", "data", "models", "checkpoints", "api", "request"],
+    "training": ["signals", "io", "data", "models", "checkpoints", "api", "request"],
     "evaluation": ["io", "data", "models", "checkpoints", "api", "request"],
     "reproduce": ["io", "data", "models", "checkpoints", "api", "evaluation", "training"],
-    "cli": ["io", "fields", "request", "data", "models", "checkpoints", "api", "training", "evaluation", "reproduce"],
+    "signals": [],
+    "cli": [
+        "signals",
+        "io",
+        "fields",
+        "request",
+        "data",
+        "models",
+        "checkpoints",
+        "api",
+        "training",
+        "evaluation",
+        "reproduce",
+    ],
 }
 
 

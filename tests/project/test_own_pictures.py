@@ -4,6 +4,7 @@ import json
 
 import numpy as np
 from PIL import Image
+from small_networks import small_networks
 
 from spx.cli.sample import main as sample
 from spx.cli.train import main as train
@@ -29,6 +30,11 @@ def test_train_on_a_folder_and_draw(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     pictures(tmp_path / "mine")
+    with small_networks():
+        train_and_draw(tmp_path, capsys)
+
+
+def train_and_draw(tmp_path, capsys):
     (tmp_path / "mine" / "red" / "bad.png").write_text("no picture")
     arguments = [
         "--data=folder",

@@ -7,7 +7,7 @@ import types
 import numpy as np
 import pytest
 import torch
-from helpers import close, digits, tiny_model
+from helpers import QUICK, close, digits, tiny_model
 
 import spx
 from spx.models import registry
@@ -40,8 +40,8 @@ def test_numbers_become_plain_ones():
 
 
 def test_a_size_of_numpys_is_drawn(model):
-    expected = model.sample(9, 12, seed=1, engine="torch")
-    np.testing.assert_array_equal(model.sample(np.uint8(9), np.int32(12), seed=np.int64(1), engine="torch"), expected)
+    expected = model.sample(9, 12, seed=1, engine=QUICK)
+    np.testing.assert_array_equal(model.sample(np.uint8(9), np.int32(12), seed=np.int64(1), engine=QUICK), expected)
 
 
 CODE = np.zeros((3, 5), np.float32)
@@ -96,7 +96,7 @@ def test_images_that_are_none(model, images):
 
 
 def test_the_defaults_size_is_the_datas(model):
-    assert model.sample(n=1, engine="torch").shape == (1, 28, 28, 1)
+    assert model.sample(n=1, engine=QUICK).shape == (1, 28, 28, 1)
     assert spx.Model is spx.Sampler
 
 
@@ -109,9 +109,9 @@ def test_unknown_options_are_named(model):
 
 
 def test_a_code_of_one_image_serves_all(model):
-    one = model.reconstruct(pictures(1), 8, engine="torch")
+    one = model.reconstruct(pictures(1), 8, engine=QUICK)
     code = model.encode(pictures(1))
-    many = model.draw(spx.Request(8, n=3, code=code), engine="torch")
+    many = model.draw(spx.Request(8, n=3, code=code), engine=QUICK)
     np.testing.assert_array_equal(many[:1], one)
     assert (many[1] != many[0]).any()
 
@@ -121,28 +121,28 @@ def test_given_pixels_are_kept(kind):
     drawer = spx.Sampler(tiny_model(**(PLAIN if kind == "plain" else {})))
     images, mask = pictures(2, side=12), np.zeros((12, 12), bool)
     mask[:5], mask[8, 3:7] = True, True
-    found = drawer.complete(images, mask, seed=3, engine="torch")
+    found = drawer.complete(images, mask, seed=3, engine=QUICK)
     assert found.shape == images.shape
     np.testing.assert_array_equal(found[:, mask], images[:, mask])
     assert (found[:, ~mask] != images[:, ~mask]).mean() > 0.5
     # What stands where nothing is given does not count.
     other = np.where(mask[..., None], images, np.uint8(77))
-    np.testing.assert_array_equal(drawer.complete(other, mask, seed=3, engine="torch"), found)
+    np.testing.assert_array_equal(drawer.complete(other, mask, seed=3, engine=QUICK), found)
     # A mask an image, and several completions of one.
-    each = drawer.complete(images, np.stack([mask, mask]), seed=3, engine="torch")
+    each = drawer.complete(images, np.stack([mask, mask]), seed=3, engine=QUICK)
     np.testing.assert_array_equal(each, found)
     of_two = np.stack([mask, ~mask])  # and one picture completed from two masks
-    found = drawer.complete(images[:1], of_two, n=2, engine="torch")
+    found = drawer.complete(images[:1], of_two, n=2, engine=QUICK)
     np.testing.assert_array_equal(found[of_two], images[[0, 0]][of_two])
-    three = drawer.complete(images[:1], mask, n=3, seed=3, engine="torch")
+    three = drawer.complete(images[:1], mask, n=3, seed=3, engine=QUICK)
     np.testing.assert_array_equal(three[:, mask], images[[0, 0, 0]][:, mask])
     assert (three[1] != three[2]).any()
 
 
 def test_with_nothing_given_it_is_a_sample(model):
     nothing = np.zeros((12, 12), bool)
-    found = model.complete(pictures(1, side=12), nothing, seed=5, digit=3, engine="torch")
-    np.testing.assert_array_equal(found, model.sample(12, seed=5, digit=3, engine="torch"))
+    found = model.complete(pictures(1, side=12), nothing, seed=5, digit=3, engine=QUICK)
+    np.testing.assert_array_equal(found, model.sample(12, seed=5, digit=3, engine=QUICK))
 
 
 def test_with_all_given_the_guessed_code_is_the_encoders(model):
@@ -188,7 +188,7 @@ def test_a_score_is_the_windows_likelihood(engine, channels):
 
 def test_a_score_pays_for_the_code(model):
     images = pictures(3)
-    found = model.score(images, seed=4, engine="torch")
+    found = model.score(images, seed=4, engine=QUICK)
     mean = found.pixel_bits.mean(axis=(1, 2), dtype=np.float64)
     np.testing.assert_allclose(found.bits, mean + found.code_bits, rtol=1e-6)
     z, nats = model.family.paid_codes(model.checkpoint, images, engines.evaluate, seed=4)
@@ -202,7 +202,7 @@ def test_a_score_pays_for_the_code(model):
     expected = q.log_prob(z).sum(1) - prior.log_prob(z)
     np.testing.assert_allclose(nats, expected.numpy(), rtol=1e-6)
     # The noise is the seed's, and its own for each image.
-    again, other = (model.score(images, seed=seed, engine="torch") for seed in (4, 5))
+    again, other = (model.score(images, seed=seed, engine=QUICK) for seed in (4, 5))
     np.testing.assert_array_equal(again.bits, found.bits)
     assert (other.code_bits != found.code_bits).all()
 
@@ -264,9 +264,9 @@ def test_a_registered_family_has_every_command(noise, tmp_path, monkeypatch, cap
     state = again.module().state_dict()
     assert {name: tuple(t.shape) for name, t in state.items()} == noise.model.shapes(noise.config)
     monkeypatch.chdir(tmp_path)
-    assert main(["--checkpoint=noise", "--engine=torch", "--size=3x5", "--n=2", "--seed=1", "--out=a.npy"]) == 0
+    assert main(["--checkpoint=noise", f"--engine={QUICK}", "--size=3x5", "--n=2", "--seed=1", "--out=a.npy"]) == 0
     images = np.load("a.npy")
-    np.testing.assert_array_equal(images, spx.load("noise").sample(3, 5, n=2, seed=1, engine="torch"))
+    np.testing.assert_array_equal(images, spx.load("noise").sample(3, 5, n=2, seed=1, engine=QUICK))
     assert images.shape == (2, 3, 5, 1) and images.max() <= 3
     assert main(["--checkpoint=noise", "--digit=1"]) == 2
     assert "digit: this checkpoint's model does not understand it" in capsys.readouterr().err

@@ -61,6 +61,9 @@ def write_dataset(folder: Path, train: int = 64, test: int = 16, **options) -> P
     return folder
 
 
+# What draws where a test is not about an engine: compiled code, in milliseconds.
+QUICK = "cpp" if engines.why_not("cpp") is None else "torch"
+
 TINY = {"filters": 6, "layers": 1, "mixtures": 3}
 
 

@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import json
+import multiprocessing
+import os
+import sys
 from pathlib import Path
 
 import torch
+from small_networks import small_networks
 
 from spx.cli.train import main
 from spx.models.spatial.settings import preset
@@ -48,6 +52,29 @@ def run(settings_, folder: Path, resume: bool = False, stop_at: int | None = Non
     trainer = Trainer(settings_, folder, resume=resume, progress=False)
     trainer.train(stop_at)
     return trainer
+
+
+def _command(arguments: list[str], environment: dict[str, str], printed: Path) -> None:
+    os.environ |= environment
+    with printed.open("w") as out, small_networks():
+        os.dup2(out.fileno(), 1)
+        os.dup2(out.fileno(), 2)
+        sys.exit(main(["--threads=1", "--quiet", *arguments]))
+
+
+def start(arguments: list[str], printed: Path, **environment: str) -> multiprocessing.Process:
+    """The command in a process of its own, which another has forked that imported torch for all of them.
+
+    Args:
+        arguments: its options.
+        printed: the file that gets what it prints and its errors.
+        environment: variables to set.
+    """
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["spx.cli.train", "spx.training.trainer", "runs"])
+    process = context.Process(target=_command, args=(arguments, environment, printed))
+    process.start()
+    return process
 
 
 def result(folder: Path) -> bytes:

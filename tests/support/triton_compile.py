@@ -1,6 +1,7 @@
 """Compile the Triton kernels for a GPU that need not be there, by the launches that a drawing makes.
 
-Run as a script without TRITON_INTERPRET: python triton_compile.py CAPABILITY PRECISION...; prints a line of JSON for each kernel.
+Run as a script without TRITON_INTERPRET: python triton_compile.py [--registers] CAPABILITY PRECISION...; prints a line of JSON for each
+kernel. --registers: with the assembler's account of registers and spilled bytes, which takes its time once more.
 """
 
 from __future__ import annotations
@@ -55,7 +56,7 @@ class Compiling:
         line |= {"capability": self.capability, "cubin": len(compiled.asm["cubin"]), "shared": compiled.metadata.shared}
         line |= {"mma": len(re.findall(r"wgmma\.mma_async|mma\.sync", ptx)), "async_16": ptx.count("cp.async.cg")}
         line |= {"barriers": ptx.count("bar.sync"), "unordered": ptx.count("ld.global.nc")}
-        self.found.append(line | registers(ptx))
+        self.found.append(line | (registers(ptx) if "--registers" in sys.argv else {}))
 
 
 def registers(ptx: str) -> dict:
@@ -85,7 +86,8 @@ def main() -> None:
     from spxcore.lower.job import window_job
     from spxcore.plan import plan_at
 
-    capability, found = int(sys.argv[1]), []
+    arguments = [argument for argument in sys.argv[1:] if argument != "--registers"]
+    capability, found = int(arguments[0]), []
     triton.runtime.driver.set_active(Driver(capability))
     for module, names in ((windows, ("inputs", "ahead", "steps")), (gated, ("forward_kernel", "backward_kernel"))):
         for name in names:
@@ -93,7 +95,7 @@ def main() -> None:
     c = config(patch=8, filters=25, mixtures=10, latent=60, maps=12, conditioning="spatial")
     task, blocks = job(c, 28, 28), blocks_for(capability // 10)
     layout = network_layout(plan_at(task.network.graph, c.patch, c.patch), blocks)
-    for precision in sys.argv[2:]:
+    for precision in arguments[1:]:
         on_device = OnDevice(layout, blocks, precision, torch.device("cpu"))
         images = Images(on_device, window_job(task, task.canvas()), slice(0, 1))
         images.launch(images.work["top"])

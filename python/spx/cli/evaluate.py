@@ -7,16 +7,17 @@ import json
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from pathlib import Path
 
-from spxcore import __version__
-from spxcore.errors import SpxError, require
-
-from . import options, run
+from .command import Command, Work
 
 
 def parser() -> argparse.ArgumentParser:
     """The command's arguments."""
+    from ..fields import ANY, POSITIVE, SEED
+    from . import options
+    from .values import Number, path
+
+    sizes = Number(int, options.SIDE)
     p = argparse.ArgumentParser(
         prog="spx-eval",
         description="Evaluate a checkpoint of any model as the paper does: bits per dimension of the test images, MS-SSIM of samples, "
@@ -28,36 +29,36 @@ def parser() -> argparse.ArgumentParser:
     options.add_lenet(p)
     p.add_argument(
         "--res",
-        type=int,
+        type=sizes,
         nargs="*",
         metavar="N",
         help="sizes at which images are judged (the data's own, and twice that)",
     )
     options.add_amounts(p)
     p.add_argument(
-        "--refine", type=int, default=10, metavar="K",
+        "--refine", type=Number(int, ANY), default=10, metavar="K",
         help="gradient steps on the code of each image whose likelihood is computed; 0: the encoder's codes, as in the paper (10)",
     )  # fmt: skip
     p.add_argument("--no-nearest", action="store_true", help="leave out the distances to the training images")
-    p.add_argument("--temperature", type=float, default=1.0, metavar="T", help="factor on the pixels' spread (1)")
-    p.add_argument("--seed", type=int, default=0, metavar="S", help="seed of samples and codes (0)")
+    spread = Number(float, POSITIVE)
+    p.add_argument("--temperature", type=spread, default=1.0, metavar="T", help="factor on the pixels' spread (1)")
+    p.add_argument("--seed", type=Number(int, SEED), default=0, metavar="S", help="seed of samples and codes (0)")
     options.add_engine(p)
+    options.add_device(p, "cpu, cuda ...: of the drawing and all else (the engine's own choice, and cpu for all else)")
+    p.add_argument("--out", type=path, metavar="FOLDER", help="folder for report.json, report.md and the figures")
     p.add_argument(
-        "--device", metavar="DEVICE",
-        help="cpu, cuda, cuda:1 ...: of the drawing and of all else (the engine's own choice, and cpu for all else)",
-    )  # fmt: skip
-    p.add_argument("--out", type=Path, metavar="FOLDER", help="folder for report.json, report.md and the figures")
-    p.add_argument(
-        "--figures", type=int, nargs="*", metavar="N",
+        "--figures", type=sizes, nargs="*", metavar="N",
         help="sizes of the reconstructions in --out; above 224 one image each (the data's own, twice, four and eight times that)",
     )  # fmt: skip
     p.add_argument("--json", action="store_true", help="print the report as one line of JSON")
-    p.add_argument("--version", action="version", version=f"%(prog)s {__version__}")
+    options.add_version(p)
     return p
 
 
 def _sizes(arguments: argparse.Namespace, model, side: int) -> dict[str, tuple[int, ...]]:
     """The sizes of --res, --contours and --figures, checked; those not given follow the data's side."""
+    from spxcore.errors import require
+
     smallest, found = max(side, model.schedule.side), {}
     for name, factors in (("res", (1, 2)), ("contours", (4,)), ("figures", (1, 2, 4, 8))):
         told = getattr(arguments, name)
@@ -71,6 +72,8 @@ def _sizes(arguments: argparse.Namespace, model, side: int) -> dict[str, tuple[i
 
 def _lenet(arguments: argparse.Namespace, model, shape: tuple[int, ...]):
     """The classifier, for test images of a shape [C, H, W]; None where it does not fit."""
+    from spxcore.errors import require
+
     from ..evaluation.lenet import load_lenet, why_not
 
     reason = why_not(shape[0], min(shape[1:]), model.head.levels)
@@ -107,13 +110,18 @@ def _bars() -> Iterator[Callable[[str, float], None]]:
             bar.close()
 
 
-def judge(arguments: argparse.Namespace) -> int:
-    """The command's body; returns the exit code."""
-    options.check_counts(arguments, from_0=("refine",))
-    require(arguments.temperature > 0, "temperature", "more than 0", arguments.temperature)
+def judge(arguments: argparse.Namespace) -> Work:
+    """Look at everything that is asked for, the data and the checkpoint. The work: evaluate."""
+    from ..io.files import check_folder
+
+    if arguments.out:
+        check_folder(arguments.out, ("report.json", "report.md"))
+
     from dataclasses import replace
 
+    from spxcore import __version__
     from spxcore.engines.base import torch_device
+    from spxcore.errors import SpxError
 
     from ..api import load
     from ..evaluation import figures, metrics
@@ -121,6 +129,7 @@ def judge(arguments: argparse.Namespace) -> int:
     from ..evaluation.evaluate import Amounts, Evaluation, evaluate
     from ..evaluation.report import markdown
     from ..io.files import write_json, write_text
+    from . import options
 
     for name, reason in (("contours", metrics.why_no_contours()), ("out", arguments.out and figures.why_not())):
         if reason:
@@ -138,25 +147,40 @@ def judge(arguments: argparse.Namespace) -> int:
         sizes["res"], sizes["contours"], arguments.samples, arguments.reconstructions, arguments.pairs_of,
         arguments.large_pixels, arguments.subset, arguments.refine,
     )  # fmt: skip
-    with _bars() as progress:
-        originals = test.images.transpose(0, 2, 3, 1)
-        drawings = Drawings(model, originals, engine, arguments.seed, arguments.temperature, progress)
-        report = {
-            "checkpoint": arguments.checkpoint, "version": __version__, "engine": engine.name,
-            "precision": arguments.precision, "seed": arguments.seed, "temperature": arguments.temperature,
-            "paper": model.family.published(model.config, arguments.data),
-            **evaluate(Evaluation(drawings, test, amounts, lenet, train, progress, device)),
-        }  # fmt: skip
-        if arguments.out:
-            write_json(arguments.out / "report.json", report)
-            write_text(arguments.out / "report.md", markdown(report))
-            figures.paper_figures(drawings, report, sizes["figures"], arguments.out)
-    print(json.dumps(report) if arguments.json else markdown(report), end="\n" if arguments.json else "")
-    return 0
+    _check_memory(amounts, len(test), model.head.channels)
+
+    def work() -> str:
+        with _bars() as progress:
+            originals = test.images.transpose(0, 2, 3, 1)
+            drawings = Drawings(model, originals, engine, arguments.seed, arguments.temperature, progress)
+            report = {
+                "checkpoint": arguments.checkpoint, "version": __version__, "engine": engine.name,
+                "precision": arguments.precision, "seed": arguments.seed, "temperature": arguments.temperature,
+                "paper": model.family.published(model.config, arguments.data),
+                **evaluate(Evaluation(drawings, test, amounts, lenet, train, progress, device)),
+            }  # fmt: skip
+            if arguments.out:
+                write_json(arguments.out / "report.json", report)
+                write_text(arguments.out / "report.md", markdown(report))
+                figures.paper_figures(drawings, report, sizes["figures"], arguments.out)
+        return json.dumps(report) if arguments.json else markdown(report).removesuffix("\n")
+
+    return work
+
+
+def _check_memory(amounts, count: int, channels: int) -> None:
+    """Raise an `SpxError` now, not after the likelihood, if what is drawn at a size cannot be held. count: test images."""
+    from spxcore.memory import require_memory
+
+    for size in {*amounts.sizes, *amounts.contour_sizes}:
+        wanted = max(amounts.samples if size in amounts.sizes else 0, min(amounts.reconstructions, count))
+        require_memory("images", 4 * amounts.at(size, wanted, count) * size * size * channels)
 
 
 def _check_images(images, model) -> None:
     """Raise an `SpxError` unless test images uint8 [N, C, H, W] are of the kind that a model draws."""
+    from spxcore.errors import require
+
     head = model.head
     require(images.shape[1] == head.channels, "data", f"images of {head.channels} channels", f"{images.shape[1]}")
     require(images.max() < head.levels, "data", f"levels 0 to {head.levels - 1}, as the model's", int(images.max()))
@@ -171,16 +195,11 @@ def _engine(arguments: argparse.Namespace, model):
     from ..request import Request
 
     first = model.drawing(Request(model.family.size(model.config))).job(0, np.arange(1), {})
-    return engines.get(
-        arguments.engine, first, precision=arguments.precision, threads=arguments.threads, device=arguments.device
-    )
+    how = {name: getattr(arguments, name) for name in ("precision", "threads", "device")}
+    return engines.get(arguments.engine, first, **how)
 
 
-def main(argv: list[str] | None = None) -> int:
-    """Entry point of spx-eval."""
-    arguments = parser().parse_args(argv)
-    return run(lambda: judge(arguments))
-
+main = Command("spx-eval", lambda _: parser(), judge)
 
 if __name__ == "__main__":
     sys.exit(main())

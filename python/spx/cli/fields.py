@@ -6,7 +6,7 @@ import argparse
 from dataclasses import MISSING, Field, fields
 from typing import Any
 
-from spxcore.errors import require
+from .values import Number, text, text_or_nothing
 
 
 def field_of(owner: type, name: str) -> Field:
@@ -43,7 +43,12 @@ def add_option(group: argparse._ActionsContainer, owner: type, name: str, defaul
             made |= {"type": type(f.default[0]), "nargs": len(f.default)}
         else:
             made["type"] = str if f.default in (MISSING, None) else type(f.default)
-    group.add_argument(*option_names(f), **{**made, **more})
+    made |= more
+    if made.get("type") in (int, float):
+        made["type"] = Number(made["type"], f.metadata.get("range"))
+    elif made.get("type") is str:
+        made["type"] = text_or_nothing if f.default == "" else text
+    group.add_argument(*option_names(f), **made)
 
 
 def _brackets(value: object) -> str:
@@ -53,10 +58,3 @@ def _brackets(value: object) -> str:
     if isinstance(value, tuple):
         return f" ({' '.join(map(str, value))})"
     return f" ({value:.6g})" if isinstance(value, float) else f" ({value})"
-
-
-def check_option(owner: type, name: str, value: float | None) -> None:
-    """Raise an `SpxError` unless a number is in its field's range; None is no value, and right."""
-    f = field_of(owner, name)
-    option = option_names(f)[-1].removeprefix("--")
-    require(value is None or f.metadata["range"].holds(value), option, str(f.metadata["range"]), value)

@@ -4,20 +4,37 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Iterable
 from dataclasses import fields
 
+from spxcore import __version__
 from spxcore.engines import CHOICES, PRECISIONS
 from spxcore.errors import require
 
 from ..data.settings import DataSettings
+from ..fields import ANY, COUNT, Range
 from .fields import add_option
+from .values import Number, text
+
+IMAGES = Range(0, 1 << 32)  # an image's number has 32 bits
+SIDE = Range(1, 1 << 20)
+THREADS = Range(1, 1 << 16)
+
+
+def add_version(p: argparse.ArgumentParser) -> None:
+    """--version"""
+    p.add_argument("--version", action="version", version=f"%(prog)s {__version__}")
+
+
+def add_device(p: argparse._ActionsContainer, help: str) -> None:
+    """--device"""
+    p.add_argument("--device", type=text, metavar="DEVICE", help=help)
 
 
 def add_checkpoint(p: argparse._ActionsContainer) -> None:
     """--checkpoint"""
     p.add_argument(
         "--checkpoint",
+        type=text,
         default="mnist-8x8",
         metavar="NAME",
         help="shipped name, folder, or hub name: owner/name, or owner/name@revision (mnist-8x8)",
@@ -46,6 +63,7 @@ def add_lenet(p: argparse._ActionsContainer) -> None:
     """--lenet"""
     p.add_argument(
         "--lenet",
+        type=text,
         metavar="FOLDER",
         help="classifier made by spx-train-lenet (MNIST: the shipped one; else spx-eval judges by none)",
     )
@@ -53,7 +71,7 @@ def add_lenet(p: argparse._ActionsContainer) -> None:
 
 def add_threads(p: argparse._ActionsContainer) -> None:
     """--threads"""
-    p.add_argument("--threads", type=int, metavar="T", help="CPU threads (all)")
+    p.add_argument("--threads", type=Number(int, THREADS), metavar="T", help="CPU threads (all)")
 
 
 def add_engine(p: argparse._ActionsContainer, precision: bool = True) -> None:
@@ -67,37 +85,37 @@ def add_engine(p: argparse._ActionsContainer, precision: bool = True) -> None:
 
 def add_amounts(p: argparse._ActionsContainer) -> None:
     """How much is measured: the fields of `spx.evaluation.evaluate.Amounts` but the sizes that are judged."""
-    p.add_argument("--samples", type=int, default=1000, metavar="K", help="samples at each size; 0: none (1000)")
     p.add_argument(
-        "--reconstructions", type=int, default=1000, metavar="K", help="reconstructions at each size; 0: none (1000)"
+        "--samples", type=Number(int, IMAGES), default=1000, metavar="K", help="samples at each size; 0: none (1000)"
     )
-    p.add_argument("--pairs-of", type=int, default=500, metavar="K", help="samples whose pairs MS-SSIM compares (500)")
-    p.add_argument("--subset", type=int, metavar="K", help="test images whose likelihood is computed; 0: none (all)")
+    p.add_argument(
+        "--reconstructions",
+        type=Number(int, IMAGES),
+        default=1000,
+        metavar="K",
+        help="reconstructions at each size; 0: none (1000)",
+    )
+    p.add_argument(
+        "--pairs-of",
+        type=Number(int, COUNT),
+        default=500,
+        metavar="K",
+        help="samples whose pairs MS-SSIM compares (500)",
+    )
+    p.add_argument(
+        "--subset", type=Number(int, ANY), metavar="K", help="test images whose likelihood is computed; 0: none (all)"
+    )
     p.add_argument(
         "--contours",
-        type=int,
+        type=Number(int, SIDE),
         nargs="*",
         metavar="N",
         help="sizes at which only reconstructions are judged (four times the data's own)",
     )
     p.add_argument(
-        "--large-pixels", type=int, default=1_000_000, metavar="P",
+        "--large-pixels", type=Number(int, COUNT), default=1_000_000, metavar="P",
         help="pixels of each kind that are drawn at a size above 56; at least one image (1000000)",
     )  # fmt: skip
-
-
-def check_counts(arguments: argparse.Namespace, from_0: Iterable[str] = (), from_1: Iterable[str] = ()) -> None:
-    """Raise an `SpxError` unless the options of these names are at least 0, or at least 1. Those not given pass.
-
-    Args:
-        from_0, from_1: names, beside those of the options above.
-    """
-    bounds = ((("samples", "reconstructions", "subset", *from_0), 0, "0 or more"),
-              (("threads", "large_pixels", "pairs_of", *from_1), 1, "at least 1"))  # fmt: skip
-    for names, lowest, text in bounds:
-        for name in names:
-            value = getattr(arguments, name, None)
-            require(value is None or value >= lowest, name, text, value)
 
 
 def needs_lenet(arguments: argparse.Namespace) -> None:

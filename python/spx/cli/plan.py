@@ -6,46 +6,50 @@ import argparse
 import json
 import sys
 
-from spxcore import __version__
-
-from . import run
+from .command import Command, Work
 
 
 def parser() -> argparse.ArgumentParser:
     """The command's arguments."""
+    from . import options
+    from .values import text
+
     p = argparse.ArgumentParser(
         prog="spx-plan",
         description="Compile a checkpoint's network and print its stages, its multiply-adds by what they depend on, and its memory.",
     )
-    p.add_argument("checkpoint", nargs="?", default="mnist-8x8", help="shipped name, folder, or hub name (mnist-8x8)")
+    p.add_argument(
+        "checkpoint", type=text, nargs="?", default="mnist-8x8", help="shipped name, folder, or hub name (mnist-8x8)"
+    )
     p.add_argument("--json", action="store_true", help="print the figures as one JSON object")
-    p.add_argument("--version", action="version", version=f"%(prog)s {__version__}")
+    options.add_version(p)
     return p
 
 
-def main(argv: list[str] | None = None) -> int:
-    """Entry point of spx-plan."""
-    return run(lambda: _main(parser().parse_args(argv)))
-
-
-def _main(arguments: argparse.Namespace) -> int:
+def plan(arguments: argparse.Namespace) -> Work:
+    """Read the checkpoint. The work: compile its networks."""
     from spxcore.lower.summary import as_text, image_summary, image_text, summary
     from spxcore.plan import plan_at
 
     from ..checkpoints import read_checkpoint
 
-    checkpoint, plans = read_checkpoint(arguments.checkpoint), {}
-    for prefix, network in checkpoint.networks.items():
-        side = checkpoint.model.side(checkpoint.config, prefix)
-        plans[prefix.split(".")[-1]] = plan_at(network.graph, side, side)
-    figures = next(summary(plan) for plan in plans.values() if plan.drawn)
-    images = image_summary({name: plan for name, plan in plans.items() if not plan.drawn})
-    if arguments.json:
-        print(json.dumps({**figures, "image_networks": images}))
-    else:
-        print("\n\n".join([as_text(figures), *([image_text(images)] if images else [])]))
-    return 0
+    checkpoint = read_checkpoint(arguments.checkpoint)
 
+    def work() -> str:
+        plans = {}
+        for prefix, network in checkpoint.networks.items():
+            side = checkpoint.model.side(checkpoint.config, prefix)
+            plans[prefix.split(".")[-1]] = plan_at(network.graph, side, side)
+        figures = next(summary(plan) for plan in plans.values() if plan.drawn)
+        images = image_summary({name: plan for name, plan in plans.items() if not plan.drawn})
+        if arguments.json:
+            return json.dumps({**figures, "image_networks": images})
+        return "\n\n".join([as_text(figures), *([image_text(images)] if images else [])])
+
+    return work
+
+
+main = Command("spx-plan", lambda _: parser(), plan)
 
 if __name__ == "__main__":
     sys.exit(main())

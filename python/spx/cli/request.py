@@ -12,6 +12,7 @@ import numpy as np
 from spxcore.canvas import Given
 from spxcore.errors import SpxError, require
 from spxcore.heads import Sampling
+from spxcore.memory import require_memory
 
 from ..request import Request
 
@@ -81,16 +82,19 @@ def request(arguments: argparse.Namespace, model: Sampler) -> Request:
     asked = partial(Request, seed=arguments.seed, sampling=Sampling(arguments.temperature, arguments.mode))
     if not arguments.given:
         model.schedule.check_size(height, width)
+    count = n * max(1, len(files))
     images = [read_image(file, model.head.channels, arguments.alpha or "refuse") for file in files]
     if arguments.given:
         shape = images[0].shape
         height, width = shape[:2]
         for file, image in zip(files, images):
             require(image.shape == shape, str(file), f"the size of the first file, {shape[:2]}", image.shape[:2])
+        require_memory("images", count * height * width * model.head.channels)
         kept = Given(np.repeat(images, n, axis=0), mask(arguments.where or ("top", 0.5), height, width))
-        return asked(height, width, n=n * len(files), label=arguments.label, given=kept)
+        return asked(height, width, n=count, label=arguments.label, given=kept)
+    require_memory("images", count * height * width * model.head.channels)
     if arguments.source:
         images = [255 - image if arguments.invert else image for image in images]
         codes = np.concatenate([model.encode(image[None], arguments.refine) for image in images])
-        return asked(height, width, n=n * len(files), code=np.repeat(codes, n, axis=0))
+        return asked(height, width, n=count, code=np.repeat(codes, n, axis=0))
     return asked(height, width, n=n, label=arguments.label)

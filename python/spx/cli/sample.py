@@ -12,23 +12,27 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from spxcore import __version__
-from spxcore.errors import SpxError, require
-from spxcore.heads import Sampling
-
-from ..data.settings import ALPHAS, Reading
-from ..fields import POSITIVE
-from ..request import Request
-from . import options, run
-from .fields import add_option, check_option
-from .request import given, request, size
+from .command import Command, Work
 
 if TYPE_CHECKING:
     import numpy as np
 
+# The most files of one command.
+_FILES = 1 << 20
+
 
 def parser() -> argparse.ArgumentParser:
     """The command's arguments: the fields of a request, and how to draw it."""
+    from spxcore.heads import Sampling
+
+    from ..data.settings import ALPHAS, Reading
+    from ..fields import POSITIVE
+    from ..request import Request
+    from . import options
+    from .fields import add_option
+    from .request import given, size
+    from .values import Number, path, text
+
     p = argparse.ArgumentParser(
         prog="spx-sample",
         description="Draw images from a trained model, pixel by pixel and exactly.",
@@ -43,8 +47,8 @@ def parser() -> argparse.ArgumentParser:
     add_option(what, Request, "seed", 0)
     add_option(what, Request, "label", type=int)
     files = what.add_mutually_exclusive_group()
-    add_option(files, Request, "source", nargs="+")
-    add_option(files, Request, "given", nargs="+")
+    add_option(files, Request, "source", nargs="+", type=text)
+    add_option(files, Request, "given", nargs="+", type=text)
     what.add_argument(
         "--given", type=given, dest="where", metavar="WHERE",
         help="the part that is kept: top:, bottom:, left: or right: and a share, or a mask file that is light there (top:0.5)",
@@ -54,36 +58,44 @@ def parser() -> argparse.ArgumentParser:
     )
     add_option(what, Reading, "alpha", choices=ALPHAS, metavar=None)
     add_option(what, Request, "refine", 0)
-    add_option(what, Sampling, "temperature", 1.0)
+    add_option(what, Sampling, "temperature", 1.0, type=Number(float, POSITIVE))
     add_option(what, Sampling, "mode", False)
     how = p.add_argument_group("how to draw")
     options.add_checkpoint(how)
     options.add_engine(how)
     how.add_argument("--fast", action="store_true", help="the fastest engine that can run here, as --engine auto")
-    how.add_argument("--device", metavar="DEVICE", help="cpu, cuda, cuda:1 ... (the engine's own choice)")
+    options.add_device(how, "cpu, cuda, cuda:1 ... (the engine's own choice)")
     result = p.add_argument_group("result")
     result.add_argument(
-        "--out", type=Path, default=Path("sample.png"), metavar="PATH",
+        "--out", type=path, default=Path("sample.png"), metavar="PATH",
         help=".png (several images make a grid) or .npy (uint8 [n, H, W, C]); {} in the name: one file an image (sample.png)",
     )  # fmt: skip
     result.add_argument("--json", action="store_true", help="print one line of JSON on standard output")
-    p.add_argument("--version", action="version", version=f"%(prog)s {__version__}")
+    options.add_version(p)
     return p
 
 
 def _outputs(path: Path, n: int) -> list[Path]:
-    """The files to write: one, or one an image where the name holds {}."""
-    return [Path(str(path).replace("{}", str(i))) for i in range(n)] if "{}" in path.name else [path]
+    """The files to write, each of which can be written: one, or one an image where the name holds {}."""
+    from spxcore.errors import require
+
+    from ..io.pictures import check_writable
+
+    if "{}" not in path.name:
+        check_writable(path)
+        return [path]
+    require(n <= _FILES, "n", f"at most {_FILES}, with a file an image", n)
+    paths = [path.with_name(path.name.replace("{}", str(i))) for i in range(n)]
+    for one in paths:
+        check_writable(one)
+    return paths
 
 
 def _check(arguments: argparse.Namespace) -> None:
-    """What argparse cannot check, before anything heavy is loaded."""
-    for name in ("n", "refine"):
-        check_option(Request, name, getattr(arguments, name))
-    options.check_counts(arguments)
-    require(POSITIVE.holds(arguments.temperature), "temperature", str(POSITIVE), arguments.temperature)
+    """Which options go together."""
+    from spxcore.errors import SpxError
+
     height = arguments.height
-    require(height is None or height >= 1, "res", "at least the checkpoint's patch size", height)
     if arguments.source and arguments.label is not None:
         raise SpxError("digit: goes with drawing new images, not with --reconstruct; leave one of them out")
     for name in ("invert", "refine"):
@@ -129,14 +141,10 @@ def _finished(arguments: argparse.Namespace, engine: str, images: np.ndarray, pa
     return json.dumps(record)
 
 
-def draw(arguments: argparse.Namespace) -> int:
-    """The command's body; returns the exit code."""
+def draw(arguments: argparse.Namespace) -> Work:
+    """Look at everything but the pixels. The work: draw them."""
     _check(arguments)
-    from ..io.pictures import check_writable, write_images
-
     paths = _outputs(arguments.out, arguments.n * max(1, len(arguments.source or arguments.given or [])))
-    for path in paths:
-        check_writable(path)
 
     import numpy as np
 
@@ -144,6 +152,10 @@ def draw(arguments: argparse.Namespace) -> int:
     from spxcore.draw import draw as core_draw
 
     from ..api import load
+    from ..io.files import Unwritten
+    from ..io.pictures import write_images
+    from ..signals import Stopped
+    from .request import request
 
     model = load(arguments.checkpoint)
     asked = request(arguments, model)
@@ -152,28 +164,37 @@ def draw(arguments: argparse.Namespace) -> int:
     how = {name: getattr(arguments, name) for name in ("precision", "threads", "device")}
     engine = engines.get(arguments.engine, first, **how)
     out = np.zeros((asked.n, asked.height, asked.width, model.head.channels), np.uint8)
-    began, interrupted = time.perf_counter(), False
-    with _bar(out[..., 0].size, engine.name) as report:
-        try:
-            core_draw(drawing, engine, out, report)
-        except KeyboardInterrupt:
-            interrupted = True
-    seconds = time.perf_counter() - began
-    for path, images in zip(paths, out[:, None] if len(paths) > 1 else [out]):
-        write_images(images, path)
-    if interrupted:
-        written = ", ".join(map(str, paths))
-        print(f"stopped after {seconds:.1f} s; what was drawn so far is in {written}", file=sys.stderr)
-        return 130
-    print(_finished(arguments, engine.name, out, paths, seconds))
-    return 0
+
+    def work() -> str:
+        began = time.perf_counter()
+        stop: BaseException | None = None
+        with _bar(out[..., 0].size, engine.name) as report:
+            try:
+                core_draw(drawing, engine, out, report)
+            except BaseException as error:  # whatever it is: what is drawn is not lost
+                stop = error
+        seconds = time.perf_counter() - began
+        lost = []
+        for path, images in zip(paths, out[:, None] if len(paths) > 1 else [out]):
+            try:
+                write_images(images, path)
+            except Unwritten as error:
+                lost.append(str(error))
+        if lost:
+            raise Unwritten("; ".join(lost))
+        if stop is not None:
+            written = ", ".join(map(str, paths))
+            text = f"stopped after {seconds:.1f} s; what was drawn so far is in {written}"
+            if isinstance(stop, KeyboardInterrupt):
+                raise Stopped(getattr(stop, "number", Stopped().number), text) from stop
+            print(text, file=sys.stderr)
+            raise stop
+        return _finished(arguments, engine.name, out, paths, seconds)
+
+    return work
 
 
-def main(argv: list[str] | None = None) -> int:
-    """Entry point of spx-sample."""
-    arguments = parser().parse_args(argv)
-    return run(lambda: draw(arguments))
-
+main = Command("spx-sample", lambda _: parser(), draw)
 
 if __name__ == "__main__":
     sys.exit(main())

@@ -4,20 +4,14 @@ from __future__ import annotations
 
 import argparse
 import os
-import signal
 import sys
 from dataclasses import Field, fields
-from pathlib import Path
+from typing import TYPE_CHECKING
 
-from spxcore import __version__
-from spxcore.errors import SpxError
+from .command import Command, Work
 
-from ..models import registry
-from ..models.model import FIRST_FAMILY
-from ..models.settings import Settings
-from ..training.settings import resumed, saved_fields
-from . import options, run
-from .fields import add_option
+if TYPE_CHECKING:
+    from ..models.settings import Settings
 
 
 def settings_fields(family: type[Settings]) -> list[Field]:
@@ -25,22 +19,29 @@ def settings_fields(family: type[Settings]) -> list[Field]:
     return [f for f in fields(family) if not f.metadata.get("hidden")]
 
 
-def parser(family: str = FIRST_FAMILY) -> argparse.ArgumentParser:
-    """The command's arguments: the settings of a family's runs by name, and how to run it."""
+def parser(family: str | None = None) -> argparse.ArgumentParser:
+    """The command's arguments: the settings of a family's runs by name, None for the first family, and how to run it."""
+    from ..models import registry
+    from ..models.model import FIRST_FAMILY
+    from . import options
+    from .fields import add_option
+    from .values import path
+
+    family = family or FIRST_FAMILY
     p = argparse.ArgumentParser(
         prog="spx-train",
         description="Train a model. The preset's name picks the recipe; every setting of it can be replaced.",
         epilog="examples: spx-train --data mnist --data-dir DIR --preset small-8x8 --out RUN; spx-train --out RUN --resume; "
         "torchrun --nproc-per-node 2 -m spx.cli.train --data-dir DIR --preset small-8x8 --out RUN",
     )
-    p.add_argument("--out", type=Path, required=True, metavar="RUN", help="folder of the run")
+    p.add_argument("--out", type=path, required=True, metavar="RUN", help="folder of the run")
     p.add_argument(
         "--resume", action="store_true", help="continue the run in --out, bit for bit, with its own settings"
     )
-    p.add_argument("--device", metavar="DEVICE", help="cpu, cuda ... (cuda if there is one)")
+    options.add_device(p, "cpu, cuda ... (cuda if there is one)")
     options.add_threads(p)
     p.add_argument("--quiet", action="store_true", help="no progress bar")
-    p.add_argument("--version", action="version", version=f"%(prog)s {__version__}")
+    options.add_version(p)
     settings = p.add_argument_group(f"settings of a {family} run (in brackets: unless the preset has another)")
     settings.add_argument(
         "--model",
@@ -54,25 +55,32 @@ def parser(family: str = FIRST_FAMILY) -> argparse.ArgumentParser:
     return p
 
 
-def parse(argv: list[str] | None) -> argparse.Namespace:
-    """The arguments, by the options of the family that is asked for or that the run to resume is of.
+def parser_for(argv: list[str]) -> argparse.ArgumentParser:
+    """The options of the family that is asked for, or that the run to resume is of.
 
     Raises:
         SpxError: if there is no such family, or no run to resume.
     """
-    first = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    from ..models.model import FIRST_FAMILY
+    from ..training.settings import saved_fields
+    from .values import path
+
+    first = argparse.ArgumentParser(prog="spx-train", add_help=False, allow_abbrev=False)
     first.add_argument("--model")
     first.add_argument("--resume", action="store_true")
-    first.add_argument("--out", type=Path)
+    first.add_argument("--out", type=path)
     asked, _ = first.parse_known_args(argv)
-    family = asked.model or FIRST_FAMILY
     if asked.resume and asked.out:
-        family = saved_fields(asked.out).get("model", FIRST_FAMILY)
-    return parser(family).parse_args(argv)
+        return parser(saved_fields(asked.out).get("model", FIRST_FAMILY))
+    return parser(asked.model)
 
 
 def settings_of(arguments: argparse.Namespace) -> Settings:
     """The settings asked for; on --resume the run's own."""
+    from ..models import registry
+    from ..models.model import FIRST_FAMILY
+    from ..training.settings import resumed
+
     given = {name: value for name, value in vars(arguments).items() if name not in _HOW}
     given = {name: tuple(value) if isinstance(value, list) else value for name, value in given.items()}
     if arguments.resume:
@@ -83,56 +91,59 @@ def settings_of(arguments: argparse.Namespace) -> Settings:
 _HOW = ("out", "resume", "device", "threads", "quiet")
 
 
-def train(arguments: argparse.Namespace) -> int:
-    """The command's body; returns the exit code."""
+def train(arguments: argparse.Namespace) -> Work:
+    """Look at the settings, the folder and the device. The work: read the images, look at them, train."""
+    from spxcore.errors import SpxError
+
+    from ..io.files import check_folder
+    from ..training.settings import FILE
+
     settings = settings_of(arguments)
-    options.check_counts(arguments)
+    check_folder(arguments.out, (FILE,))
 
     import torch
     import torch.distributed as dist
 
     from spxcore.engines.base import torch_device
 
+    from ..signals import Stopped
     from ..training.trainer import Trainer
 
     if arguments.threads:
         torch.set_num_threads(arguments.threads)
     device = torch_device(arguments.device)
     distributed = int(os.environ.get("WORLD_SIZE", "1")) > 1
-    if distributed:
-        if device.type == "cuda":
-            device = torch.device("cuda", int(os.environ["LOCAL_RANK"]))
-            torch.cuda.set_device(device)
-        dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
 
-    def stop(*_):  # a cluster's SIGTERM ends a run as Ctrl-C does
-        raise KeyboardInterrupt
-
-    signal.signal(signal.SIGTERM, stop)
-    trainer = None
-    try:
-        trainer = Trainer(settings, arguments.out, arguments.resume, device, progress=not arguments.quiet)
-        folder = trainer.train()
-        if trainer.processes.first:
-            print(f"done: {folder} (draw with: spx-sample --checkpoint {folder} --res 224)")
-        return 0
-    except SpxError:
-        if distributed and dist.get_rank() > 0:
-            return 2  # process 0 says it
-        raise
-    except KeyboardInterrupt:
-        if trainer is not None and trainer.processes.first:
-            print(f"stopped; continue with: spx-train --out {arguments.out} --resume", file=sys.stderr)
-        return 130
-    finally:
+    def work() -> str:
+        nonlocal device
         if distributed:
-            dist.destroy_process_group()
+            if device.type == "cuda":
+                device = torch.device("cuda", int(os.environ["LOCAL_RANK"]))
+                torch.cuda.set_device(device)
+            dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
+        trainer = None
+        try:
+            trainer = Trainer(settings, arguments.out, arguments.resume, device, progress=not arguments.quiet)
+            folder = trainer.train()
+            done = f"done: {folder} (draw with: spx-sample --checkpoint {folder} --res 224)"
+            return done if trainer.processes.first else ""
+        except SpxError:
+            if distributed and dist.get_rank() > 0:
+                raise SystemExit(2) from None  # process 0 says it
+            raise
+        except KeyboardInterrupt as stop:
+            if trainer is None:
+                raise
+            way = f"stopped; continue with: spx-train --out {arguments.out} --resume"
+            raise Stopped(getattr(stop, "number", Stopped().number), way) from stop
+        finally:
+            if distributed:
+                dist.destroy_process_group()
+
+    return work
 
 
-def main(argv: list[str] | None = None) -> int:
-    """Entry point of spx-train."""
-    return run(lambda: train(parse(argv)))
-
+main = Command("spx-train", parser_for, train)
 
 if __name__ == "__main__":
     sys.exit(main())

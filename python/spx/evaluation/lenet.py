@@ -68,6 +68,12 @@ class LeNet(nn.Module):
         return torch.cat(chunks).cpu().numpy()
 
 
+def check_images(images: Images) -> None:
+    """Raise an `SpxError` unless the classifier can be trained on images."""
+    shape = images.images.shape[1:]
+    require(shape == (1, SIDE, SIDE), "images", f"one channel, {SIDE}x{SIDE}", list(shape))
+
+
 def train_lenet(
     train: Images, test: Images, epochs: int = 15, seed: int = 0, progress: Callable[[int, float], None] | None = None
 ) -> tuple[LeNet, float]:
@@ -82,8 +88,7 @@ def train_lenet(
     Returns:
         The classifier and its accuracy on the test set.
     """
-    shape = train.images.shape[1:]
-    require(shape == (1, SIDE, SIDE), "images", f"one channel, {SIDE}x{SIDE}", list(shape))
+    check_images(train)
     require(epochs >= 1, "epochs", "at least 1", epochs)
     torch.manual_seed(seed)
     generator = np.random.default_rng(seed)

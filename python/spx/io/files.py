@@ -1,15 +1,29 @@
-"""Writing files so that nothing is ever half written: to a temporary name first, then renamed."""
+"""Writing files, in one place: whether it can be done is found out before the work; nothing is ever half written, nothing of the
+user's is touched, and what the system refuses is a sentence."""
 
 from __future__ import annotations
 
 import contextlib
+import errno
 import json
 import os
+import secrets
 import shutil
-from collections.abc import Callable, Iterator
+import stat
+import tempfile
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
-from spxcore.errors import SpxError
+from spxcore.errors import SpxError, require
+
+# Bytes of a path that are left for what is written in a folder of that name.
+_ROOM = 100
+# Bytes of a path, its zero byte among them, that Linux takes.
+_PATH_MAX = 4096
+
+
+class Unwritten(SpxError):
+    """A file, or standard output, that the system would not write."""
 
 
 @contextlib.contextmanager
@@ -22,33 +36,133 @@ def writing(path: Path, way_out: str = "choose another --out", name: str = "") -
         name: of the option that told the path.
 
     Raises:
-        SpxError: in place of an OSError.
+        Unwritten: in place of an OSError, and of what safetensors makes of one.
     """
     try:
         yield
-    except OSError as error:
+    except Exception as error:
+        if not isinstance(error, OSError) and type(error).__name__ != "SafetensorError":
+            raise
         what = f"{name}: {path}" if name else f"{path}:"
-        raise SpxError(f"{what} cannot be written ({error.strerror or error}); {way_out}") from error
+        reason = getattr(error, "strerror", None) or str(error).removeprefix("Error while serializing: ")
+        raise Unwritten(f"{what} cannot be written ({reason}); {way_out}") from error
 
 
-def _umask() -> int:
-    """The process' umask, which can only be read by setting it."""
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask
+# ---- before any work ------------------------------------------------------------------------------------------------------
+
+
+def check_file(path: Path, name: str = "out") -> None:
+    """Raise an `SpxError` unless a file can be written to `path`: found out before hours of work, not after. Nothing is left there.
+
+    Args:
+        path: the very name that will be written.
+        name: of the option that told it.
+    """
+    with writing(path, name=name):
+        _check_name(path, name)
+        target = followed(path)
+        if target.exists():
+            require(not target.is_dir(), name, "a file's name", f"the folder {path}")
+            require(target.is_file(), name, "a file's name", f"{path}, which is a device or a pipe")
+            require(os.access(target, os.W_OK), name, "a file that may be written", f"{path}, which is read-only")
+        os.unlink(_new_file(target.parent))
+
+
+def check_folder(path: Path, files: Iterable[str] = (), name: str = "out") -> None:
+    """Raise an `SpxError` unless a folder can be made at `path`, or is there, and files can be written in it. Nothing is left there.
+
+    Args:
+        path: of the folder.
+        files: names that will be written in it.
+        name: of the option that told it.
+    """
+    with writing(path, name=name):
+        _check_name(path, name)
+        if path.is_dir():
+            for file in files:
+                check_file(path / file, name)
+        above = path
+        while not os.path.lexists(above):
+            above = above.parent
+        require(above.is_dir(), name, "a folder", f"{above}, which is a file")
+        limit = os.pathconf(above, "PC_NAME_MAX")
+        for part in path.parts:
+            if len(os.fsencode(part)) > limit:
+                raise OSError(errno.ENAMETOOLONG, os.strerror(errno.ENAMETOOLONG))
+        os.unlink(_new_file(above))
+
+
+def _check_name(path: Path, name: str) -> None:
+    """Raise an `SpxError` for a path that no file can have, an `OSError` for one that is too long."""
+    require(path.name not in ("", "..") or path.is_dir(), name, "a name", repr(str(path)))
+    require("\0" not in str(path), name, "a name without zero bytes", repr(str(path)))
+    if len(os.fsencode(path)) + _ROOM > _PATH_MAX:
+        raise OSError(errno.ENAMETOOLONG, os.strerror(errno.ENAMETOOLONG))
+    with contextlib.suppress(FileNotFoundError):
+        os.stat(path)  # a name that is too long, a loop of links, a file in place of a folder
+
+
+# ---- whole or not at all ----------------------------------------------------------------------------------------------------
+
+
+def followed(path: Path) -> Path:
+    """What a user's symbolic link points to, so that it is written and the link stays; other paths as they are."""
+    return Path(os.path.realpath(path)) if path.is_symlink() else path
+
+
+def _unused(folder: Path, name: str = ".spx-{}.tmp") -> Path:
+    """A short name that nobody can guess, so nobody's file has it."""
+    return folder / name.format(secrets.token_hex(8))
+
+
+def _new_file(folder: Path, name: str = ".spx-{}.tmp") -> Path:
+    """A new empty file of an unpredictable name, with the rights that the user's umask gives; a link of that name is not followed."""
+    path = _unused(folder, name)
+    os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666))
+    return path
+
+
+def _flush(path: Path) -> None:
+    """Bring a file or a folder to the disk."""
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
 
 
 def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
-    """Call write(temporary path beside `path`), flush it to disk, then rename it to `path`. On failure nothing is left."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    """Call write(temporary path in the same folder), flush it to disk, then rename it to `path`. A link there is replaced, not followed.
+    On failure nothing is left."""
+    temporary = _new_file(path.parent)
     try:
+        mode = stat.S_IMODE(temporary.stat().st_mode)
         write(temporary)
-        with open(temporary, "rb+") as file:
-            os.fsync(file.fileno())
-        os.chmod(temporary, 0o666 & ~_umask())  # some writers make files that only their owner can read
+        _flush(temporary)
+        os.chmod(temporary, mode)  # some writers make files that only their owner can read
         os.replace(temporary, path)
+        _flush(path.parent)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def rescue(write: Callable[[Path], object], suffix: str) -> Path | None:
+    """Write what cannot be written where it was wanted to a new file in the user's folder for temporary files, else at home.
+
+    Returns:
+        The file; None if it cannot be written there either.
+    """
+    for folder in (tempfile.gettempdir(), os.path.expanduser("~")):
+        with contextlib.suppress(Exception):
+            path = _new_file(Path(folder), "spx-{}" + suffix)
+            try:
+                write(path)
+                _flush(path)
+                return path.absolute()
+            except BaseException:
+                path.unlink()
+                raise
+    return None
 
 
 def write_text(path: Path, text: str, way_out: str = "choose another --out") -> None:
@@ -63,7 +177,7 @@ def write_text(path: Path, text: str, way_out: str = "choose another --out") -> 
     """
     with writing(path, way_out):
         path.parent.mkdir(parents=True, exist_ok=True)
-        write_atomically(path, lambda temporary: temporary.write_text(text, encoding="utf-8"))
+        write_atomically(path, lambda temporary: temporary.write_text(text, "utf-8", "backslashreplace"))
 
 
 def write_json(path: Path, value, way_out: str = "choose another --out") -> None:
@@ -72,16 +186,16 @@ def write_json(path: Path, value, way_out: str = "choose another --out") -> None
 
 
 def write_folder_atomically(path: Path, write: Callable[[Path], None]) -> None:
-    """Call write(temporary folder beside `path`), then rename it to `path`, which must not exist yet."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    shutil.rmtree(temporary, ignore_errors=True)
-    temporary.mkdir(parents=True)
+    """Call write(temporary folder beside `path`), then rename it to `path`, which must not exist yet. On failure nothing is left."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = _unused(path.parent)
+    temporary.mkdir()
     try:
         write(temporary)
-        for file in temporary.iterdir():
-            with open(file, "rb+") as handle:
-                os.fsync(handle.fileno())
+        for file in (*temporary.iterdir(), temporary):
+            _flush(file)
         os.replace(temporary, path)
+        _flush(path.parent)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
 
@@ -111,7 +225,7 @@ def alone_in(folder: Path) -> Iterator[None]:
 
 def remove_leftovers(folder: Path) -> None:
     """Remove the temporary files and folders that a killed process left in `folder`; no other may be writing there."""
-    for path in folder.glob(".*.tmp"):
+    for path in (*folder.glob(".*.tmp"), *folder.glob(".tmp*")):  # ours, and those of safetensors
         if path.is_dir():
             shutil.rmtree(path, ignore_errors=True)
         else:

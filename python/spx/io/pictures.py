@@ -11,7 +11,7 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 
 from spxcore.errors import SpxError, require
 
-from .files import write_atomically, writing
+from .files import Unwritten, check_file, followed, rescue, write_atomically, writing
 from .reading import reading, shown
 
 Image.MAX_IMAGE_PIXELS = None  # `LARGEST` is compared instead, with a sentence
@@ -146,25 +146,26 @@ def grid(images: np.ndarray, columns: int | None = None) -> Image.Image:
 def check_writable(path: Path) -> None:
     """Raise an `SpxError` unless images can be written to `path`; found out before hours of drawing, not after."""
     require(path.suffix.lower() in SUFFIXES, "out", "a name ending in " + " or ".join(SUFFIXES), repr(str(path)))
-    require(not path.is_dir(), "out", "a file's name", f"the folder {path}")
-    probe = path.with_name(f".{path.name}.probe")
-    with writing(path, name="out"):
-        probe.touch()
-        probe.unlink()
+    check_file(path)
 
 
 def write_images(images: np.ndarray, path: Path) -> None:
-    """Write uint8 [N, H, W, C]: .npy the array, .png the image or a grid of them. To a temporary file first."""
-    if path.suffix.lower() == ".npy":
+    """Write uint8 [N, H, W, C]: .npy the array, .png the image or a grid of them.
 
-        def write(temporary: Path) -> None:
-            with open(temporary, "wb") as file:
+    Raises:
+        Unwritten: where it cannot be; the sentence says in which other place the images are, if there is one.
+    """
+
+    def write(temporary: Path) -> None:
+        with open(temporary, "wb") as file:
+            if path.suffix.lower() == ".npy":
                 np.save(file, images)
-    else:
-        picture = grid(images)
+            else:
+                grid(images).save(file, format="PNG")
 
-        def write(temporary: Path) -> None:
-            picture.save(temporary, format="PNG")
-
-    with writing(path, name="out"):
-        write_atomically(path, write)
+    try:
+        with writing(path, "choose another --out", "out"):
+            write_atomically(followed(path), write)
+    except Unwritten as error:
+        elsewhere = rescue(write, path.suffix.lower())
+        raise Unwritten(f"{error}" + (f"; what was drawn is in {elsewhere}" if elsewhere else "")) from error

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from spxcore.errors import require, whole_number
 
 from ..data.settings import DataSettings
-from ..fields import ANY, COUNT, POSITIVE, UNDER_ONE, Range, setting
+from ..fields import ANY, BATCH, COUNT, POSITIVE, UNDER_ONE, Range, setting
 
 if TYPE_CHECKING:
     from typing_extensions import Self  # in `typing` from Python 3.11 on
@@ -57,7 +57,7 @@ class Settings(DataSettings):
     seed: int = setting(0, "seed of weights, data order and noise", range=ANY)
     init: str = setting("", "checkpoint, name or folder, whose weights the run starts from; empty: random weights")
     steps: int = setting(15000, "optimiser steps", range=COUNT)
-    batch: int = setting(128, "images a step, over all processes", range=COUNT)
+    batch: int = setting(128, "images a step, over all processes", range=BATCH)
     lr: float = setting(1e-3, "peak learning rate of Adam", range=POSITIVE)
     schedule: str = setting(
         "cosine",

@@ -11,6 +11,9 @@ from spxcore.errors import SpxError, require
 from ..models import registry
 from ..models.model import Row
 
+# Steps, or minutes, of a budget.
+_LARGEST = 1e9
+
 
 @dataclass(frozen=True)
 class Budget:
@@ -22,8 +25,8 @@ class Budget:
     @classmethod
     def of(cls, text: str) -> Budget:
         """ "2000" is steps, "10m" is minutes."""
-        match = re.fullmatch(r"(\d+)|(\d+(?:\.\d+)?)m", text)
-        if match is None or float(match[1] or match[2]) <= 0:
+        match = re.fullmatch(r"([0-9]+)|([0-9]+(?:\.[0-9]+)?)m", text)
+        if match is None or not 0 < float(match[1] or match[2]) <= _LARGEST:
             raise SpxError(f"budget: expected steps such as 2000, or minutes such as 10m, a row, got {text!r}")
         return cls(float(match[1]), "steps") if match[1] else cls(float(match[2]), "minutes")
 

@@ -9,10 +9,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from ..signals import Signals, Stopped
 from .curves import Curves
 from .run_folder import RunFolder
 from .seeds import seed_of
-from .signals import Signals
 
 
 @dataclass(frozen=True)
@@ -54,6 +54,6 @@ class Run:
             def done(count: int) -> None:
                 bar.update(count)
                 if self.signals.asked:
-                    raise KeyboardInterrupt
+                    raise Stopped(self.signals.asked)
 
             yield done

@@ -19,7 +19,7 @@ from torch import Tensor
 from spxcore.errors import SpxError, require
 
 from ..data.images import Images
-from ..io.files import alone_in, remove_leftovers, write_atomically, write_folder_atomically, write_json
+from ..io.files import alone_in, remove_leftovers, write_atomically, write_folder_atomically, write_json, writing
 from ..io.reading import read_object, reading
 from ..models.settings import Settings
 from .settings import FILE
@@ -28,6 +28,8 @@ from .settings import FILE
 DATA = "data.json"
 # Of the metadata of a file of tensors.
 CHECKSUM = "sha256"
+# Where a run cannot write, what it saved last is whole.
+WAY_OUT = "make room, then go on from the newest saved state with --resume"
 
 
 class RunFolder:
@@ -109,7 +111,8 @@ class RunFolder:
         path = self._state(phase, step)
         older = [state for state in self.states() if state != path]
         if not path.exists():
-            write_folder_atomically(path, write)
+            with writing(path, WAY_OUT):
+                write_folder_atomically(path, write)
         for state in older:
             shutil.rmtree(state, ignore_errors=True)
 
@@ -141,7 +144,8 @@ class RunFolder:
     def keep(self, name: str, tensors: Mapping[str, Tensor]) -> None:
         """Write tensors that took long to compute to a file of their own."""
         if self.writes:
-            write_atomically(self._file(name), lambda path: _save(tensors, path))
+            with writing(self._file(name), WAY_OUT):
+                write_atomically(self._file(name), lambda path: _save(tensors, path))
 
     def kept(self, name: str) -> dict[str, Tensor] | None:
         """What is kept by that name, or None.

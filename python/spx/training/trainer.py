@@ -21,18 +21,19 @@ from spxcore.walk.module import data_dependent_initialisation
 
 from ..checkpoints import read_checkpoint
 from ..data import Images, load, split
+from ..io.files import writing
 from ..io.reading import kind
 from ..models import registry
 from ..models.settings import Settings
 from ..models.training import PICTURES, Batch, Phase, Training, networks_of, training_of
+from ..signals import Signals, Stopped
 from .average import Averaged
 from .curves import Curves
 from .processes import Processes
 from .rates import learning_rate
 from .run import Run
-from .run_folder import RunFolder, fingerprint
+from .run_folder import WAY_OUT, RunFolder, fingerprint
 from .seeds import Order, seed_of
-from .signals import Signals
 
 # Test images that runs of before there was a validation split validate on.
 _TEST_IMAGES = 1000
@@ -282,13 +283,14 @@ class Trainer:
     def train(self, stop_at: int | None = None) -> Path:
         """Run to the end (or to step `stop_at` of the phase under way) and return the checkpoint's folder.
 
-        SIGINT (Ctrl-C) and SIGTERM end the run after the step under way, its state saved; a second one ends it at once.
+        SIGINT (Ctrl-C), SIGTERM and SIGHUP end the run after the step under way, its state saved; a second one ends it at once.
 
         Raises:
             SpxError: if the loss or a weight is no longer finite, or another process trains in the run's folder.
             KeyboardInterrupt: on such a signal.
         """
-        with self.folder.alone(), self.curves.written(self._run_step()), self.signals.noted(), self._arithmetic():
+        alone, curves = self.folder.alone(), self.curves.written(self._run_step())
+        with writing(self.folder.path, WAY_OUT), alone, curves, self.signals.noted(), self._arithmetic():
             self.curves.log({
                 "event": "arithmetic", "device": str(self.device), "precision": self.settings.precision, "tf32": False,
                 "torch": torch.__version__,
@@ -314,7 +316,7 @@ class Trainer:
                     return False
                 if self._must_stop():
                     self._save_state()
-                    raise KeyboardInterrupt
+                    raise Stopped(self.signals.asked)
                 for name, value in self._step().items():
                     sums[name] = sums.get(name, 0) + value.detach()
                 since += 1
@@ -370,7 +372,7 @@ class Trainer:
         """Whether a signal asked to stop; all processes come to the same answer, now and then."""
         if self.processes.together and self.step % self.settings.log_every:
             return False
-        return self.processes.any(self.signals.asked, self.device)
+        return self.processes.any(bool(self.signals.asked), self.device)
 
     def _run_step(self) -> int:
         """Steps of all phases so far."""

@@ -5,7 +5,7 @@ from dataclasses import fields
 
 import numpy as np
 import pytest
-from helpers import digits
+from helpers import QUICK, digits
 from PIL import Image
 
 from spx.cli.sample import main, parser
@@ -20,7 +20,9 @@ def draw(checkpoint, tmp_path, monkeypatch, capsys):
         Image.fromarray(image[:10]).save(f"{name}.png")
 
     def run(*arguments):
-        code = main([f"--checkpoint={checkpoint}", "--engine=torch", "--out=out.npy", "--json", *map(str, arguments)])
+        code = main(
+            [f"--checkpoint={checkpoint}", f"--engine={QUICK}", "--out=out.npy", "--json", *map(str, arguments)]
+        )
         out, err = capsys.readouterr()
         if code == 0:
             assert json.loads(out)["n"] == len(np.load("out.npy")) and err == ""
@@ -46,7 +48,7 @@ def test_complete(draw, model, where, part):
     mask = np.zeros((10, 14), bool)
     mask[part] = True
     drawn = draw("--complete", "a.png", "--given", where, "--seed=3")
-    np.testing.assert_array_equal(drawn, model.complete(pictures()[:1], mask, seed=3, engine="torch"))
+    np.testing.assert_array_equal(drawn, model.complete(pictures()[:1], mask, seed=3, engine=QUICK))
     np.testing.assert_array_equal(drawn[0][mask], pictures()[0][mask])
     assert (drawn[0] != pictures()[0]).any() == (not mask.all())
 
@@ -56,7 +58,7 @@ def test_complete_by_a_mask_file_and_several(draw, model):
     Image.fromarray(np.where(mask, 128, 127).astype(np.uint8)).save("mask.png")
     drawn = draw("--complete", "a.png", "b.png", "--given", "mask.png", "--n=2", "--class=3")
     both = pictures()[[0, 0, 1, 1]]
-    np.testing.assert_array_equal(drawn, model.complete(both, mask, digit=3, engine="torch"))
+    np.testing.assert_array_equal(drawn, model.complete(both, mask, digit=3, engine=QUICK))
     np.testing.assert_array_equal(drawn[:, mask], both[:, mask])
     assert (drawn[0] != drawn[1]).any()
 
@@ -159,7 +161,7 @@ def test_files_have_the_mode_that_the_umask_gives(draw, tmp_path, monkeypatch, s
 
     old = os.umask(0o022)
     try:
-        main([f"--out=m.{suffix}", "--res=8", "--engine=torch"])
+        main([f"--out=m.{suffix}", "--res=8", f"--engine={QUICK}"])
     finally:
         os.umask(old)
     assert (tmp_path / f"m.{suffix}").stat().st_mode & 0o777 == 0o644

@@ -537,9 +537,9 @@ def test_a_score_does_not_depend_on_its_batches(plain_checkpoint, monkeypatch):
 @pytest.mark.parametrize(
     "arguments, sentence",
     [
-        (["--samples", "-1"], "samples: expected 0 or more, got -1"),
+        (["--samples", "-1"], "samples: expected a whole number, 0 to 4294967296, got -1"),
         (["--res", "20"], "res: expected sizes of at least 28"),
-        (["--threads", "0"], "threads: expected at least 1"),
+        (["--threads", "0"], "threads: expected a whole number, 1 to 65536"),
         (["--temperature", "0"], "temperature: expected more than 0"),
         (["--figures", "9"], "figures: expected sizes of at least 28"),
         (["--lenet", "/nowhere"], "expected a checkpoint"),

@@ -2,12 +2,15 @@
 
 import json
 import os
+import shutil
 import stat
 
+import numpy as np
 import pytest
 
 from spx.io import files
-from spx.io.files import alone_in, write_atomically, write_json, write_text, writing
+from spx.io.files import alone_in, check_file, check_folder, write_atomically, write_json, write_text, writing
+from spx.io.pictures import write_images
 from spx.io.reading import read_json
 from spxcore import SpxError
 
@@ -76,3 +79,103 @@ def test_one_process_a_folder(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(SpxError, match=r"cannot be written .*choose another --out"), files.alone_in(tmp_path / "file"):
         pass
+
+
+# ---- nothing of the user's is touched ----------------------------------------------------------------------------------------
+
+
+@pytest.mark.fault("lost", "a file named like the temporary one, or a link planted there, was overwritten or followed")
+@pytest.mark.parametrize("planted", ["file", "link", "folder"])
+def test_what_has_the_temporary_name_stays(planted, tmp_path, monkeypatch):
+    """Nobody can guess the name; even so it must be new."""
+    monkeypatch.setattr(files.secrets, "token_hex", lambda _: "0")
+    name, precious = files._unused(tmp_path), tmp_path / "precious"
+    precious.write_text("x")
+    if planted == "file":
+        name.write_text("x")
+    elif planted == "link":
+        name.symlink_to(precious)
+    else:
+        name.mkdir()
+    before = sorted((p.name, p.lstat().st_mode, p.lstat().st_size) for p in tmp_path.iterdir())
+    for refused in (
+        lambda: check_file(tmp_path / "a"),
+        lambda: check_folder(tmp_path / "b"),
+        lambda: write_text(tmp_path / "a", "y"),
+        lambda: files.write_folder_atomically(tmp_path / "c", lambda folder: (folder / "a").write_text("y")),
+    ):
+        with pytest.raises((SpxError, FileExistsError)):
+            refused()
+    assert sorted((p.name, p.lstat().st_mode, p.lstat().st_size) for p in tmp_path.iterdir()) == before
+
+
+def test_two_temporary_names_differ(tmp_path):
+    assert len({files._unused(tmp_path) for _ in range(100)}) == 100 and len(files._unused(tmp_path).name) < 30
+
+
+def test_a_link_is_written_through(tmp_path):
+    (tmp_path / "there").mkdir()
+    for name in ("a", "b"):
+        (tmp_path / f"{name}.npy").symlink_to(tmp_path / "there" / name)  # b dangles
+    (tmp_path / "there" / "a").write_text("old")
+    for name in ("a", "b"):
+        path = tmp_path / f"{name}.npy"
+        check_file(path)
+        write_images(np.zeros((1, 2, 2, 1), np.uint8), path)
+        assert path.is_symlink() and np.load(tmp_path / "there" / name).shape == (1, 2, 2, 1)
+    assert sorted(os.listdir(tmp_path / "there")) == ["a", "b"]
+
+
+@pytest.mark.fault("lost", "what passed the probe before the work failed when it was written")
+def test_what_passes_the_check_can_be_written(tmp_path):
+    """Names and paths of every length near the limits: written if they pass; and if they are refused, nothing is there."""
+    deep = tmp_path
+    while len(str(deep)) < 3400:
+        deep = deep / ("d" * 200)
+    lengths = {"file": [1, 200, 254, 255, 256, 300], "folder": [1, 200, 255, 256, 300]}
+    passed = {}
+    for parent in (tmp_path, deep):
+        for what, check in (("file", check_file), ("folder", check_folder)):
+            for length in lengths[what]:
+                path = (parent if what == "folder" or parent == tmp_path else tmp_path) / ("x" * length)
+                try:
+                    check(path)
+                except SpxError as error:
+                    assert "cannot be written" in str(error) and not os.path.lexists(path)
+                    passed[what, parent == deep, length] = False
+                    continue
+                write_text(path if what == "file" else path / "report.json", "x")
+                assert path.is_file() if what == "file" else path.is_dir()
+                path.unlink() if what == "file" else shutil.rmtree(path)
+                passed[what, parent == deep, length] = True
+    assert passed["file", False, 255] and not passed["file", False, 256] and passed["folder", False, 255]
+    assert not passed["folder", True, 256] and passed["folder", True, 200]
+
+
+def test_places_that_are_refused(tmp_path):
+    os.mkfifo(tmp_path / "fifo")
+    (tmp_path / "file").write_text("x")
+    (tmp_path / "loop").symlink_to(tmp_path / "loop")
+    (tmp_path / "null").symlink_to("/dev/null")
+    refused = {
+        "fifo": "a device or a pipe",
+        "null": "a device or a pipe",
+        "loop": "cannot be written",
+        "file/x": "cannot be written",
+    }
+    for name, message in refused.items():
+        with pytest.raises(SpxError, match=message):
+            check_file(tmp_path / name)
+    for name in ("fifo", "file", "loop", "file/x", "null"):
+        with pytest.raises(SpxError):
+            check_folder(tmp_path / name)
+    (tmp_path / "results" / "report.json").mkdir(parents=True)
+    check_folder(tmp_path / "results")
+    with pytest.raises(SpxError, match="a file's name, got the folder"):
+        check_folder(tmp_path / "results", ["report.json"])
+    assert sorted(os.listdir(tmp_path)) == ["fifo", "file", "loop", "null", "results"]
+
+
+def test_a_check_makes_no_folder(tmp_path):
+    check_folder(tmp_path / "a" / "b" / "c")
+    assert os.listdir(tmp_path) == []

@@ -40,7 +40,7 @@ def state(folder, version: int) -> None:
 
 
 def cached(folder, version: int) -> None:
-    found = cache.cached("place", [version], lambda: {"images": pixels(version)})
+    found = cache.cached("place", [version], ("images",), lambda: {"images": pixels(version)})
     assert (found["images"] == version).all()
 
 

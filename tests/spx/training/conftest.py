@@ -1,12 +1,14 @@
 """Fixtures of the tests of training."""
 
 import signal
+from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
 import torch
 from helpers import write_dataset
 from runs import run, settings
+from small_networks import small_networks
 
 
 @pytest.fixture(scope="package", autouse=True)
@@ -16,6 +18,13 @@ def one_thread():
     torch.set_num_threads(1)
     yield
     torch.set_num_threads(threads)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def few_filters(request):
+    """All but the tests of the presets' own numbers train small networks."""
+    with nullcontext() if request.path.name == "test_settings.py" else small_networks():
+        yield
 
 
 @pytest.fixture(autouse=True)

@@ -89,6 +89,21 @@ def test_processes_begin_alike(case, data_dir, tmp_path, monkeypatch):
     assert all(torch.equal(batches[0][name], other[name]) for other in batches for name in batches[0])
 
 
+@pytest.mark.fault("unseen", "a phase that begins by changing what an earlier one trained")
+def test_a_phase_begins_with_what_is_frozen_as_it_was(data_dir, tmp_path):
+    """The patch network is initialised from data that the frozen VAE makes."""
+    t = made("vae", data_dir, tmp_path)
+    with torch.no_grad():
+        for p in t.average.mean.values():
+            p += 0.1
+    before = {name: mean.clone() for name, mean in t.average.mean.items()}
+    t._next_phase()
+    frozen = {name: p for name, p in t.module.named_parameters() if not p.requires_grad}
+    assert frozen and set(before) <= set(frozen)
+    for name, mean in before.items():
+        assert torch.equal(frozen[name], mean), name
+
+
 @pytest.mark.parametrize("others", [0, 1, 3])
 @pytest.mark.parametrize("mine", [False, True])
 def test_a_process_hears_the_others(mine, others, monkeypatch):
@@ -334,7 +349,7 @@ def test_a_state_that_cannot_be_written_leaves_the_old_one(data_dir, tmp_path, m
     t, folder = run(settings("no latent", data_dir), tmp_path / "run", stop_at=1), tmp_path / "run"
     before = (folder / states(folder)[0] / "state.safetensors").read_bytes()
 
-    def full(tensors, path):
+    def full(tensors, path, **options):
         assert states(folder) == ["state-0-00000001"]
         raise OSError(28, "No space left on device")
 

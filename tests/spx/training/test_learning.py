@@ -52,9 +52,10 @@ def test_the_loss_falls(mode, data_dir, tmp_path):
         assert figures[-1] < 0.98 * figures[0], figures  # averaged weights, always the same test patches
     model = load_model(tmp_path / "run" / "checkpoint")
     assert model.components == (2 if mode == "frozen, spatial" else 0)  # one a class
+    saved = model.state_dict()
     for name, mean in trainer.average.mean.items():  # averaged weights are what is saved
-        assert torch.equal(model.state_dict()[name], mean), name
-    assert any((p != model.state_dict()[name]).any() for name, p in trainer.module.named_parameters())
+        assert torch.equal(saved[name], mean), name
+    assert any((p != saved[name]).any() for name, p in trainer.module.named_parameters())
     assert list((tmp_path / "run" / "tensorboard").iterdir())
 
 

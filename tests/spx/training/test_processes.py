@@ -1,11 +1,10 @@
 """Several processes train what one does."""
 
 import os
-import subprocess
-import sys
+import socket
 
 import pytest
-from runs import MODES, options, run, settings
+from runs import MODES, options, run, settings, start
 from safetensors.torch import load_file
 
 from spx.checkpoints import load_model
@@ -15,20 +14,25 @@ from spx.checkpoints import load_model
 def test_two_processes_equal_one(uninterrupted, data_dir, tmp_path):
     """The same global batch, half of it in each of two gloo processes: the same weights up to the order of sums."""
     s, folder = settings("no latent", data_dir), tmp_path / "run"
-    command = [
-        sys.executable,
-        "-m",
-        "torch.distributed.run",
-        "--standalone",
-        "--nproc-per-node=2",
-        "-m",
-        "spx.cli.train",
-    ]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-    arguments = ["--device=cpu", "--threads=1", "--quiet", *options(s), "--out", str(folder)]
-    done = subprocess.run([*command, *arguments], capture_output=True, text=True, env=environment, timeout=200)
-    assert done.returncode == 0, done.stderr
-    assert done.stdout.count("done:") == 1
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = str(free.getsockname()[1])
+    arguments = ["--device=cpu", *options(s), "--out", str(folder)]
+    processes = []
+    for rank in "01":  # as torchrun starts them
+        variables = {
+            "RANK": rank,
+            "LOCAL_RANK": rank,
+            "WORLD_SIZE": "2",
+            "MASTER_ADDR": "127.0.0.1",
+            "MASTER_PORT": port,
+        }
+        processes.append(start(arguments, tmp_path / rank, **variables))
+    for process in processes:
+        process.join(200)
+    printed = [(tmp_path / rank).read_text() for rank in "01"]
+    assert [process.exitcode for process in processes] == [0, 0], printed
+    assert [text.count("done:") for text in printed] == [1, 0]
     one, two = (load_file(f / "checkpoint" / "model.safetensors") for f in (uninterrupted("no latent"), folder))
     assert one.keys() == two.keys()
     # Adam makes a whole step of the sign of a gradient that is nothing but rounding: so the mean, not the largest, difference,

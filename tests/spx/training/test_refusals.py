@@ -99,9 +99,9 @@ def test_a_damaged_state(uninterrupted, tmp_path, capsys, damage):
         ([], "preset: expected a name such as small-8x8, got None"),
         (["--preset=small-9x9"], "patch: expected a multiple of 4"),
         (["--preset=small-8x8", "--steps=0"], "steps: expected at least 1, got 0"),
-        (["--preset=small-8x8", "--threads=0"], "threads: expected at least 1, got 0"),
+        (["--preset=small-8x8", "--threads=0"], "threads: expected a whole number, 1 to 65536, got 0"),
         (["--preset=small-8x8", "--spoilt=1.5"], "spoilt: expected 0 to 1, got 1.5"),
-        (["--preset=small-8x8", "--prior-spread=0"], "prior_spread: expected more than 0, got 0"),
+        (["--preset=small-8x8", "--prior-spread=0"], "prior-spread: expected more than 0 to 100, got 0"),
         (["--preset=small-8x8", "--device=gpu"], "device: expected cpu"),
         (["--preset=small-8x8", "--data=idx", "--data-dir=/none"], "/none: expected a file train-images-idx3-ubyte"),
         (

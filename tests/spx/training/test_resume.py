@@ -1,18 +1,17 @@
 """It continues bit for bit wherever it was stopped."""
 
 import json
+import multiprocessing
 import os
 import random
 import shutil
 import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
 
 import pytest
 import torch
-from runs import MODES, events, options, result, run, settings, states
+from runs import MODES, events, options, result, run, settings, start, states
 from safetensors.torch import load_file
 
 from spx.cli.train import main
@@ -141,17 +140,10 @@ def test_a_signal_saves_the_step_under_way(number, uninterrupted, data_dir, tmp_
     assert result(tmp_path / "run") == result(uninterrupted("no latent"))
 
 
-def start(arguments: list[str]) -> subprocess.Popen:
-    return subprocess.Popen(
-        [sys.executable, "-m", "spx.cli.train", "--threads=1", "--quiet", *arguments],
-        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-    )  # fmt: skip
-
-
-def wait_for(process: subprocess.Popen, condition) -> None:
+def wait_for(process: multiprocessing.Process, condition) -> None:
     """Until the condition holds or the process has ended."""
     limit = time.monotonic() + 120
-    while not condition() and process.poll() is None:
+    while not condition() and process.is_alive():
         assert time.monotonic() < limit
         time.sleep(0.002)
 
@@ -167,13 +159,14 @@ def test_kill_9_at_any_moment(uninterrupted, data_dir, tmp_path):
     ]
     killed = []
     for i, moment in enumerate(moments):
-        process = start(options(s) + ["--out", str(folder)] if i == 0 else ["--out", str(folder), "--resume"])
+        arguments = options(s) if i == 0 else ["--resume"]
+        process = start([*arguments, "--out", str(folder)], tmp_path / "printed")
         wait_for(process, moment)
         delay = random.uniform(0, 0.3)
         time.sleep(delay)
         process.kill()
-        process.communicate()
-        killed.append((round(delay, 3), states(folder), process.returncode))
+        process.join()
+        killed.append((round(delay, 3), states(folder), process.exitcode))
     assert killed[0][2] == -signal.SIGKILL, killed
     run(s, folder, resume=True)
     assert result(folder) == result(uninterrupted("frozen, spatial")), killed
@@ -205,12 +198,15 @@ def test_a_run_under_way_is_left_alone(data_dir, tmp_path):
 @pytest.mark.slow
 def test_sigterm_to_the_command(data_dir, tmp_path):
     s = settings("no latent", data_dir, steps=100_000, save_every=0)
-    process = start(options(s) + ["--out", str(tmp_path / "run")])
+    process = start([*options(s), "--out", str(tmp_path / "run")], tmp_path / "printed")
     wait_for(process, lambda: (tmp_path / "run" / "log.jsonl").exists())
     process.terminate()
-    out, err = process.communicate(timeout=60)
-    assert process.returncode == 130, err
-    assert f"continue with: spx-train --out {tmp_path / 'run'} --resume" in err and "Traceback" not in err and out == ""
+    process.join(60)
+    printed = (tmp_path / "printed").read_text()
+    assert process.exitcode == 130, printed
+    lines = ["stopping after this step; interrupt again to stop at once"]
+    lines += [f"stopped; continue with: spx-train --out {tmp_path / 'run'} --resume"]
+    assert printed.splitlines() == lines
     assert len(states(tmp_path / "run")) == 1
 
 

@@ -253,7 +253,7 @@ def test_free_running_it_draws_what_the_reference_draws(fields, height, width, i
 
 def test_a_shipped_size_of_network():
     """25 filters, two layers a block, against the torch wavefront (the reference takes minutes)."""
-    task = job(config(filters=25, layers=2, mixtures=10, latent=60, maps=12, **SPATIAL), 20, 45, images=2)
+    task = job(config(filters=25, layers=2, mixtures=10, latent=60, maps=12, **SPATIAL), 12, 21, images=2)
     same_images(task, drawn(cpp.make(), task).pixels, drawn("torch", task).pixels)
 
 

@@ -149,7 +149,7 @@ def fit_mixture(
     for label in np.unique(labels):
         own, noise = (np.asarray(a[labels == label], np.float64) for a in (means, variances))
         clusters = int(np.clip(len(own) // (2 * latent), 1, components))
-        assigned = KMeans(clusters, n_init=1, random_state=seed).fit_predict(own)
+        assigned = KMeans(clusters, n_init=1, random_state=seed % (1 << 32)).fit_predict(own)
         within[label] = np.zeros((latent, latent))
         for cluster in range(clusters):
             members = own[assigned == cluster]

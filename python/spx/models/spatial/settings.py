@@ -7,7 +7,7 @@ from typing import Any
 
 from spxcore.errors import SpxError, require
 
-from ...fields import ANY, COUNT, POSITIVE, SHARE, UNDER_ONE, setting
+from ...fields import ANY, BATCH, COUNT, POSITIVE, SHARE, UNDER_ONE, Range, setting
 from .. import settings
 from . import config
 from .config import NetworkConfig
@@ -35,11 +35,11 @@ class Settings(settings.Settings):
     coordinates: bool = setting(True, "whether the network sees pixel coordinates")
     vae_steps: int = setting(6000, "optimiser steps of the VAE alone, with --vae frozen", range=ANY)
     steps: int = setting(15000, "optimiser steps of the patch network", range=COUNT)
-    batch: int = setting(128, "patches a step, over all processes", range=COUNT)
+    batch: int = setting(128, "patches a step, over all processes", range=BATCH)
     patches_per_image: int = setting(
-        4, "patches of each image in a step, which sees batch / patches_per_image images", range=COUNT
+        4, "patches of each image in a step, which sees batch / patches_per_image images", range=BATCH
     )
-    vae_batch: int = setting(128, "images a step while the VAE is trained alone", range=COUNT)
+    vae_batch: int = setting(128, "images a step while the VAE is trained alone", range=BATCH)
     kl_weight: float = setting(0.8, "factor on the VAE's KL term; below 1 the code holds more of the image", range=ANY)
     patch_weight: float = setting(
         1.0,
@@ -58,7 +58,7 @@ class Settings(settings.Settings):
     prior_spread: float = setting(
         0.75,
         "factor on the spread of the mixture's Gaussians; below 1, codes lie nearer to those of real images",
-        range=POSITIVE,
+        range=Range(0, 100, above=True),
     )
     sizes: tuple[int, int] = setting(
         (28, 1400),

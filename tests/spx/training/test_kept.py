@@ -284,6 +284,19 @@ CODES = {
 CODED = dict(seed=3, components=2, prior_spread=0.9, vae_steps=1, steps=1, save_every=0)
 
 
+@pytest.mark.fault("unseen", "a prior fitted with other settings than the run's")
+def test_the_prior_is_fitted_as_the_settings_say(data_dir, tmp_path, monkeypatch):
+    told = []
+
+    def fit(mean, variance, labels, **how):
+        told.append(how)
+        return fit_mixture(mean, variance, labels, **how)
+
+    monkeypatch.setattr(spatial_training, "fit_mixture", fit)
+    run(settings("frozen, spatial", data_dir, **CODED), tmp_path / "run")
+    assert told and all(how == {"components": 2, "spread": 0.9, "seed": 3} for how in told)
+
+
 @pytest.mark.fault("unseen", "a prior of other codes, variances or classes than the saved VAE's")
 @pytest.mark.parametrize("case", CODES)
 def test_the_prior_and_the_codes_of_a_run(case, data_dir, tmp_path):

@@ -25,7 +25,7 @@ from spxcore.feeds import axis, scale
 
 def tiny(conditioning: str = "spatial", latent: int = 5) -> SpatialPixelCNN:
     torch.manual_seed(0)
-    network = {**TINY, "conditioning": conditioning, "latent": latent, "maps": 3, "sizes": [28, 56]}
+    network = {**TINY, "conditioning": conditioning, "latent": latent, "maps": 3, "sizes": [9, 56]}
     vae = {"latent": latent, "filters": [4, 4, 4]} if latent else None
     return SpatialPixelCNN(network=network, vae=vae).eval()
 

@@ -123,9 +123,11 @@ def test_what_a_code_costs_by_hand(prior):
 
 
 @pytest.mark.fault("unseen", "missing pixels guessed once, from a wrong start, or weighed wrongly")
-@pytest.mark.parametrize("side", [28, 20])
-def test_a_guess_by_hand(side):
-    """Ten times: the code of the image with the guess in it, and the guess from the code."""
+@pytest.mark.parametrize("side, times", [(28, 10), (20, 10), (28, 1)])
+def test_a_guess_by_hand(side, times, monkeypatch):
+    """Ten times: the code of the image with the guess in it, and the guess from the code. Once: the start still counts."""
+    assert drawing._GUESSES == 10
+    monkeypatch.setattr(drawing, "_GUESSES", times)
     model, images = Sampler(tiny_model()), digits(2, side=side)[0][..., None]
     mask = np.random.default_rng(1).random((2, side, side)) < 0.6
     vae = model.module.vae
@@ -137,7 +139,7 @@ def test_a_guess_by_hand(side):
     known, share = resized(np.where(mask[..., None], images, 0) / 127.5 - 1), resized(mask[..., None]).clamp(0, 1)
     guess = torch.full_like(known, -1)
     with torch.no_grad():
-        for _ in range(10):
+        for _ in range(times):
             z, _ = vae.encode(share * known + (1 - share) * guess)
             guess = vae.mean_image(z)
     found = drawing.guessed(model.checkpoint, Given(images, mask), engines.evaluate)

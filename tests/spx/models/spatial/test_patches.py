@@ -159,6 +159,21 @@ def test_patches_are_aimed_at_edges():
     assert flat[1.0] < flat[0.0] - 0.1
 
 
+@pytest.mark.fault("unseen", "contrast that only some of the targets have")
+def test_contrast_of_decoded_targets_and_of_images_that_are_judged():
+    """Of an image of one level: at size n it is the level times the contrast there."""
+    level, strength = -0.2, 0.25
+    image = patches.on_grid(torch.full((1, 1, 28, 28), level))
+    for n in (28, 56, 112):
+        wanted = float(image[0, 0, 0, 0]) * (1 + strength * (n / 28 - 1))
+        p = drawn(image, config_=config(sizes=(n, n)), contrast_strength=strength)
+        found = patches.decoded_targets(p, image, image, strength).x
+        assert (found - wanted).abs().max() <= 0.51 / 127.5
+        levels = ((image + 1) * 127.5).round().byte().permute(0, 2, 3, 1).numpy()
+        judged = patches.full_images(levels, n, strength)
+        assert judged.shape == (1, n, n, 1) and np.abs(judged / 127.5 - 1 - wanted).max() <= 0.51 / 127.5
+
+
 def test_spoilt_contexts():
     """Only the patches asked for are changed, in one rectangle each, and what is to be predicted stays."""
     g = torch.Generator().manual_seed(0)
@@ -172,6 +187,11 @@ def test_spoilt_contexts():
         assert torch.equal(changed, rows[:, None] & columns[None])
         sizes.add((int(rows.sum()), int(columns.sum())))
     assert len(sizes) > 10 and min(min(s) for s in sizes) <= 1
+    # Half of the pieces are of the patch before, the others of one level.
+    pieces = [(x[i - 1], spoilt[i], (spoilt != x)[i]) for i in range(64) if which[i]]
+    others = sum(bool(m.any()) and torch.equal(s[m], other[m]) and s[m].unique().numel() > 1 for other, s, m in pieces)
+    assert all(bool(m.any()) for _, _, m in pieces) and 5 < others < 27
+    assert all(s[m].unique().numel() == 1 or torch.equal(s[m], other[m]) for other, s, m in pieces)
     mixed = config(sizes=(28, 1400))
     found = patches.sample_patches(x.new_zeros(64, 1, 28, 28), mixed, g, spoilt_share=1.0)
     native = found.scale == -1

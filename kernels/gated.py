@@ -23,56 +23,59 @@ BLOCK = 1024  # numbers of a program; not measured yet
 
 
 @triton.jit
-def halves(i, y, h, plane, channels, valid, H: tl.constexpr, TYPE: tl.constexpr):
-    """Where a lies in y, a and b, at numbers i of the result [B, channels, plane]. H: h has "none", "one" or "all" numbers of a plane."""
-    channel, image = i // plane % channels, i // plane // channels
-    at = i + image * channels * plane  # images of y are twice as long
-    a = tl.load(y + at, mask=valid, other=0.0).to(TYPE)
-    b = tl.load(y + at + channels * plane, mask=valid, other=0.0).to(TYPE)
+def halves(i, y, h, plane, channels, y_image, h_image, valid, H: tl.constexpr, TYPE: tl.constexpr):
+    """The image of numbers i of the result [B, channels, plane], where in it they lie, a and b. H: h has "none", "one" or "all"
+    numbers of a plane. y_image, h_image: from one image of y, and of h, to the next."""
+    image = i // plane // channels
+    at = i - image * channels * plane
+    of_y = y + image * y_image + at
+    a = tl.load(of_y, mask=valid, other=0.0).to(TYPE)
+    b = tl.load(of_y + channels * plane, mask=valid, other=0.0).to(TYPE)
     if H == "one":
-        of_h = channel + image * 2 * channels
-        a += tl.load(h + of_h, mask=valid, other=0.0).to(TYPE)
-        b += tl.load(h + of_h + channels, mask=valid, other=0.0).to(TYPE)
+        of_h = h + image * h_image + at // plane
+        a += tl.load(of_h, mask=valid, other=0.0).to(TYPE)
+        b += tl.load(of_h + channels, mask=valid, other=0.0).to(TYPE)
     elif H == "all":
-        a += tl.load(h + at, mask=valid, other=0.0).to(TYPE)
-        b += tl.load(h + at + channels * plane, mask=valid, other=0.0).to(TYPE)
-    return at, a, b
+        of_h = h + image * h_image + at
+        a += tl.load(of_h, mask=valid, other=0.0).to(TYPE)
+        b += tl.load(of_h + channels * plane, mask=valid, other=0.0).to(TYPE)
+    return image, at, a, b
 
 
 @triton.jit
 def forward_kernel(
-    x, y, h, out, count, plane, channels, H: tl.constexpr, TYPE: tl.constexpr, BLOCK: tl.constexpr
+    x, y, h, out, count, plane, channels, x_image, y_image, h_image, H: tl.constexpr, TYPE: tl.constexpr, BLOCK: tl.constexpr
 ):  # fmt: skip
     """x, out [B, channels, plane], y [B, 2 channels, plane], h the same, [B, 2 channels], or not read; computed in TYPE."""
     i = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
     valid = i < count
-    _, a, b = halves(i, y, h, plane, channels, valid, H, TYPE)
-    result = tl.load(x + i, mask=valid, other=0.0).to(TYPE) + a / (1.0 + tl.exp(-b))
+    image, at, a, b = halves(i, y, h, plane, channels, y_image, h_image, valid, H, TYPE)
+    result = tl.load(x + image * x_image + at, mask=valid, other=0.0).to(TYPE) + a / (1.0 + tl.exp(-b))
     tl.store(out + i, result.to(out.dtype.element_ty), mask=valid)
 
 
 @triton.jit
 def backward_kernel(
-    g, y, h, dy, count, plane, channels, H: tl.constexpr, TYPE: tl.constexpr, BLOCK: tl.constexpr
+    g, y, h, dy, count, plane, channels, g_image, y_image, h_image, H: tl.constexpr, TYPE: tl.constexpr, BLOCK: tl.constexpr
 ):  # fmt: skip
     """g [B, channels, plane], the gradient of the result -> dy [B, 2 channels, plane]."""
     i = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
     valid = i < count
-    at, a, b = halves(i, y, h, plane, channels, valid, H, TYPE)
+    image, at, a, b = halves(i, y, h, plane, channels, y_image, h_image, valid, H, TYPE)
     s = 1.0 / (1.0 + tl.exp(-b))
-    da = tl.load(g + i, mask=valid, other=0.0).to(TYPE) * s
-    tl.store(dy + at, da.to(dy.dtype.element_ty), mask=valid)
+    da = tl.load(g + image * g_image + at, mask=valid, other=0.0).to(TYPE) * s
+    of_dy = dy + image * 2 * channels * plane + at
+    tl.store(of_dy, da.to(dy.dtype.element_ty), mask=valid)
     db = da * a * (1.0 - s)
-    tl.store(dy + at + channels * plane, db.to(dy.dtype.element_ty), mask=valid)
+    tl.store(of_dy + channels * plane, db.to(dy.dtype.element_ty), mask=valid)
 
 
 class _Gate(torch.autograd.Function):
     @staticmethod
     def forward(ctx, x: Tensor, y: Tensor, h: Tensor | None) -> Tensor:
-        x, y = x.contiguous(), y.contiguous()
-        h = None if h is None else h.contiguous()
+        x, y, h = _planes(x), _planes(y), None if h is None else _planes(h)
         ctx.save_for_backward(y, h)
-        out = torch.empty_like(x)
+        out = torch.empty(x.shape, dtype=x.dtype, device=x.device)
         _launch(forward_kernel, x, y, h, out)
         return out
 
@@ -80,12 +83,17 @@ class _Gate(torch.autograd.Function):
     @torch.autograd.function.once_differentiable
     def backward(ctx, g: Tensor):
         y, h = ctx.saved_tensors
-        g, dy = g.contiguous(), torch.empty_like(y)
+        g, dy = _planes(g), torch.empty(y.shape, dtype=y.dtype, device=y.device)
         _launch(backward_kernel, g, y, h, dy)
         dh = None
         if h is not None and ctx.needs_input_grad[2]:
             dh = (dy if h.shape == dy.shape else dy.sum(dim=(2, 3), keepdim=True)).to(h.dtype)
         return g, dy, dh
+
+
+def _planes(t: Tensor) -> Tensor:
+    """The tensor, each image of which is one piece of memory. Some channels of a wider one are so already, and are not copied."""
+    return t if t[:1].is_contiguous() else t.contiguous()
 
 
 def _launch(kernel, first: Tensor, y: Tensor, h: Tensor | None, out: Tensor) -> None:
@@ -98,8 +106,9 @@ def _launch(kernel, first: Tensor, y: Tensor, h: Tensor | None, out: Tensor) -> 
             torch.cuda.device(first.device) if first.is_cuda else nullcontext()
         ):  # Triton launches on the current device
             kernel[(triton.cdiv(count, BLOCK),)](
-                first, y, y if h is None else h, out, count, height * width, channels, H=how, TYPE=exact, BLOCK=BLOCK
-            )
+                first, y, y if h is None else h, out, count, height * width, channels,
+                first.stride(0), y.stride(0), 0 if h is None else h.stride(0), H=how, TYPE=exact, BLOCK=BLOCK,
+            )  # fmt: skip
 
 
 def gate(x: Tensor, y: Tensor, h: Tensor | None = None) -> Tensor:

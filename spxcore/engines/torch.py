@@ -131,13 +131,15 @@ class Torch:
             result = network.module.to(self.device)(maps, z)
         return result.flatten(2).transpose(1, 2).float().contiguous().cpu().numpy()
 
-    def arithmetic(self):
-        """Inside, the network runs in this engine's precision."""
+    @contextlib.contextmanager
+    def arithmetic(self) -> Iterator[None]:
+        """Inside, the network runs in this engine's precision. fp32 is never TF32."""
         import torch
 
-        if self.precision == "bf16":
-            return torch.autocast(self.device.type, torch.bfloat16)
-        return contextlib.nullcontext()
+        from .torch_precision import full_precision
+
+        with full_precision(), torch.autocast(self.device.type, torch.bfloat16, enabled=self.precision == "bf16"):
+            yield
 
     @contextlib.contextmanager
     def running(self) -> Iterator[None]:

@@ -37,8 +37,37 @@ def _between(coordinate: Tensor, count: int) -> tuple[Tensor, Tensor]:
     return first, at - first
 
 
+def _shares(coordinate: Tensor, count: int) -> Tensor:
+    """The share of each of `count` samples in the number at each coordinate, [...] -> [..., count]; each row sums to 1."""
+    first, fraction = (v[..., None] for v in _between(coordinate, count))
+    place = torch.arange(count, device=coordinate.device)
+    second = (first + 1).clamp(max=count - 1)
+    return (place == first) * (1 - fraction) + (place == second) * fraction
+
+
+class _Sampled(torch.autograd.Function):
+    """`_bilinear`, with a backward pass that is two matrix products. On a GPU that of `gather` adds by atomics, in an order that
+    changes from run to run."""
+
+    @staticmethod
+    def forward(ctx, maps: Tensor, y: Tensor, x: Tensor) -> Tensor:
+        ctx.save_for_backward(y, x)
+        ctx.size, ctx.type = maps.shape[2:], maps.dtype
+        return _bilinear(maps, y, x)
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx, g: Tensor):
+        y, x = ctx.saved_tensors
+        down, across = _shares(y, ctx.size[0]), _shares(x, ctx.size[1])  # [N, R, k, h], [N, R, l, w]
+        rows = torch.einsum("nrmkl,nrlw->nrkmw", g, across)
+        return torch.einsum("nrkh,nrkmw->nmhw", down, rows).to(ctx.type), None, None
+
+
 def sample_maps(maps: Tensor, y: Tensor, x: Tensor) -> Tensor:
     """Bilinear samples of each image's feature maps at the places of its windows: along y first, then along x (`csrc/places.h`).
+
+    Differentiable in the maps, not in the coordinates. Gradients are the same to the bit each time, on a GPU too.
 
     Args:
         maps: [N, M, h, w] over [-1, 1]^2, the outer samples at the ends of the range.
@@ -47,6 +76,11 @@ def sample_maps(maps: Tensor, y: Tensor, x: Tensor) -> Tensor:
     Returns:
         [N, R, M, k, l].
     """
+    return _Sampled.apply(maps, y, x)
+
+
+def _bilinear(maps: Tensor, y: Tensor, x: Tensor) -> Tensor:
+    """The forward pass of `sample_maps`."""
     (n, count, h, w), (_, windows, k), places = maps.shape, y.shape, x.shape[2]
 
     def lerp(values: Tensor, first: Tensor, fraction: Tensor, size: int) -> Tensor:

@@ -22,7 +22,9 @@ def log_prob(head: Head, params: Tensor, levels: Tensor) -> Tensor:
         [B, H, W].
     """
     if isinstance(head, Softmax):
-        return -F.cross_entropy(params.float(), levels[:, 0].long(), reduction="none")
+        # `cross_entropy` of planes has no deterministic way on a GPU; of a list it has.
+        logs, wanted = F.log_softmax(params.float(), dim=1), levels[:, 0].long()
+        return -F.nll_loss(logs.movedim(1, -1).flatten(0, 2), wanted.flatten(), reduction="none").view(wanted.shape)
     return logistics_log_prob(params, levels.float() / ((head.levels - 1) / 2) - 1, head.levels)
 
 

@@ -141,13 +141,17 @@ class _Run:
         return self.z[:, :, None, None]
 
     def told(self, name, parts, channels, places=None, code=None):
-        h = None
-        if places is not None:
-            h = F.conv2d(places, self.layer(name).places[:, :, None, None])
-        if code is not None:
-            constant = F.linear(code.flatten(1), self.layer(name).latent)[:, :, None, None]
-            h = constant if h is None else h + constant
-        return [h] * parts if h is None or parts == 1 else list(h.split(channels, dim=1))
+        if places is None and code is None:
+            return [None] * parts
+        # In fp32 under autocast too: bf16 has six numbers for the eight columns of a window of an image of 1400 pixels.
+        of, sums = self.layer(name), []
+        with torch.autocast(next(self.module.parameters()).device.type, enabled=False):
+            if places is not None:
+                sums.append(F.conv2d(places.to(of.places.dtype), of.places[:, :, None, None]))
+            if code is not None:
+                sums.append(F.linear(code.flatten(1).to(of.latent.dtype), of.latent)[:, :, None, None])
+            h = sums[0] if len(sums) == 1 else sums[0] + sums[1]
+        return [h] if parts == 1 else list(h.split(channels, dim=1))
 
     def conv(self, name, x, outputs, kernel=None, **options):
         y = self.layer(name)(x)

@@ -1,6 +1,8 @@
 """The fused end of a gated layer against PyTorch: values, gradients, and a network that uses it."""
 
+import contextlib
 import copy
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -10,6 +12,7 @@ from torch.autograd import gradcheck
 pytest.importorskip("triton", reason="Triton is not installed")
 
 from spxcore.errors import SpxError
+from spxcore.kernels import gated
 from spxcore.kernels.gated import gate
 from spxcore.walk.module import Module
 
@@ -78,6 +81,54 @@ def test_tensors_that_are_not_contiguous():
     x, y, h = inputs((2, 6, 2, 3))
     other = [t.detach().transpose(2, 3).contiguous().transpose(2, 3) for t in (x, y, h)]
     torch.testing.assert_close(gate(*other), plain(x, y, h))
+
+
+@pytest.mark.fault("#21.10", "what a layer is told, some channels of a wider tensor, was copied in every layer")
+@pytest.mark.parametrize("places", [(2, 3), (1, 1)])
+def test_some_channels_of_a_wider_tensor_are_read_where_they_are(places):
+    x, y, _ = inputs(None)
+    wide = torch.randn(2, 18, *places, generator=torch.Generator().manual_seed(3), dtype=torch.float64).to(DEVICE)
+    wider_x = torch.cat([x, x + 1], dim=1).detach()
+    wide.requires_grad_(), wider_x.requires_grad_()
+    h = wide.split(6, dim=1)[1]
+    found = gate(wider_x[:, 3:], y, h)
+    assert [t.data_ptr() for t in found.grad_fn.saved_tensors] == [y.data_ptr(), h.data_ptr()] and not h.is_contiguous()
+    expected = plain(wider_x[:, 3:], y, h)
+    torch.testing.assert_close(found, expected)
+    weight = torch.randn(2, 3, 3, 2, dtype=torch.float64).to(DEVICE).transpose(2, 3)  # and so is the gradient
+    ours, theirs = (torch.autograd.grad((r * weight).sum(), (wider_x, y, wide)) for r in (found, expected))
+    for a, b in zip(ours, theirs):
+        torch.testing.assert_close(a, b)
+
+
+@pytest.mark.fault("#21.9", "on a second GPU the kernel was launched on the first")
+def test_it_is_launched_where_the_tensors_are(monkeypatch):
+    inside, seen = [], []
+
+    @contextlib.contextmanager
+    def device(which):
+        inside.append(which)
+        yield
+        inside.pop()
+
+    class Kernel:
+        def __getitem__(self, grid):
+            return lambda *arguments, **options: seen.append(inside[-1])
+
+    monkeypatch.setattr(torch.cuda, "device", device)
+    x, y = (
+        SimpleNamespace(
+            shape=(2, c, 2, 3),
+            dtype=torch.float32,
+            is_cuda=True,
+            device="cuda:1",
+            numel=lambda: 36,
+            stride=lambda i: 18,
+        )
+        for c in (3, 6)
+    )
+    gated._launch(Kernel(), x, y, None, x)
+    assert seen == ["cuda:1"] and not inside
 
 
 def test_shapes_that_do_not_fit():

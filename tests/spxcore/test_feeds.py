@@ -46,6 +46,30 @@ def test_scale():
     assert feeds.scale(500, 500, (28, 28)) == 0
 
 
+@pytest.mark.fault("#21.8", "the gradient of sampled maps was added by atomics on a GPU")
+@pytest.mark.parametrize("size", [(5, 7), (1, 2), (2, 1)])
+def test_sampled_maps_are_those_of_grid_sample(size):
+    """Values and gradients, places outside the range and at its ends among them; and the maps' gradient by differences."""
+    g = torch.Generator().manual_seed(1)
+    ours = torch.randn(2, 3, *size, generator=g, dtype=torch.float64, requires_grad=True)
+    y, x = (torch.rand(2, 4, k, generator=g, dtype=torch.float64) * 2.4 - 1.2 for k in (3, 2))
+    y[:, 0, 0], x[:, 0, 0], y[:, 0, 1] = 1, -1, 0
+    found = torch_feeds.sample_maps(ours, y, x)
+    grid = torch.stack(torch.broadcast_tensors(x[:, :, None, :], y[:, :, :, None]), dim=-1)
+    theirs = ours.detach().clone().requires_grad_()
+    samples = [
+        torch.nn.functional.grid_sample(theirs, grid[:, r], mode="bilinear", padding_mode="border", align_corners=True)
+        for r in range(4)
+    ]
+    expected = torch.stack(samples, dim=1)
+    torch.testing.assert_close(found, expected)
+    weight = torch.randn(found.shape, generator=g, dtype=torch.float64)
+    for result in (found, expected):
+        (result * weight).sum().backward()
+    torch.testing.assert_close(ours.grad, theirs.grad)
+    assert torch.autograd.gradcheck(lambda maps: torch_feeds.sample_maps(maps, y, x), [ours.detach().requires_grad_()])
+
+
 def bilinear(maps: np.ndarray, y: float, x: float) -> np.ndarray:
     """Maps [M, h, w] over [-1, 1]^2 at one point, from the definition."""
     _, h, w = maps.shape

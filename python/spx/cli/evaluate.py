@@ -44,6 +44,7 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("--temperature", type=spread, default=1.0, metavar="T", help="factor on the pixels' spread (1)")
     p.add_argument("--seed", type=Number(int, SEED), default=0, metavar="S", help="seed of samples and codes (0)")
     options.add_engine(p)
+    options.add_device(p, "cpu, cuda ...: of the drawing and all else (the engine's own choice, and cpu for all else)")
     p.add_argument("--out", type=path, metavar="FOLDER", help="folder for report.json, report.md and the figures")
     p.add_argument(
         "--figures", type=sizes, nargs="*", metavar="N",
@@ -116,7 +117,10 @@ def judge(arguments: argparse.Namespace) -> Work:
     if arguments.out:
         check_folder(arguments.out, ("report.json", "report.md"))
 
+    from dataclasses import replace
+
     from spxcore import __version__
+    from spxcore.engines.base import torch_device
     from spxcore.errors import SpxError
 
     from ..api import load
@@ -133,6 +137,8 @@ def judge(arguments: argparse.Namespace) -> Work:
     test = options.load_data(arguments, "test")
     train = None if arguments.no_nearest else options.load_data(arguments, "train")
     model = load(arguments.checkpoint)
+    device = str(torch_device(arguments.device)) if arguments.device else "cpu"
+    model.checkpoint = replace(model.checkpoint, device=device)
     _check_images(test.images, model)
     lenet = _lenet(arguments, model, test.images.shape[1:])
     sizes = _sizes(arguments, model, test.images.shape[2])
@@ -151,7 +157,7 @@ def judge(arguments: argparse.Namespace) -> Work:
                 "checkpoint": arguments.checkpoint, "version": __version__, "engine": engine.name,
                 "precision": arguments.precision, "seed": arguments.seed, "temperature": arguments.temperature,
                 "paper": model.family.published(model.config, arguments.data),
-                **evaluate(Evaluation(drawings, test, amounts, lenet, train, progress)),
+                **evaluate(Evaluation(drawings, test, amounts, lenet, train, progress, device)),
             }  # fmt: skip
             if arguments.out:
                 write_json(arguments.out / "report.json", report)
@@ -189,7 +195,8 @@ def _engine(arguments: argparse.Namespace, model):
     from ..request import Request
 
     first = model.drawing(Request(model.family.size(model.config))).job(0, np.arange(1), {})
-    return engines.get(arguments.engine, first, precision=arguments.precision, threads=arguments.threads)
+    how = {name: getattr(arguments, name) for name in ("precision", "threads", "device")}
+    return engines.get(arguments.engine, first, **how)
 
 
 main = Command("spx-eval", lambda _: parser(), judge)

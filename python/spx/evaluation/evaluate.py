@@ -9,6 +9,8 @@ from typing import Any
 
 import numpy as np
 
+from spxcore.engines.torch_precision import full_precision
+
 from ..data import Images
 from ..models.likelihood import Likelihood, Progress
 from .drawings import Drawings
@@ -61,6 +63,7 @@ class Evaluation:
         lenet: the classifier; None where it does not fit.
         train: training images, for the check that samples are no copies of them; None leaves it out.
         progress: told of each part.
+        device: of torch, where what does not draw is computed: codes, the classifier, MS-SSIM, distances.
     """
 
     drawings: Drawings
@@ -69,6 +72,7 @@ class Evaluation:
     lenet: LeNet | None = None
     train: Images | None = None
     progress: Progress | None = None
+    device: str = "cpu"
 
     @property
     def images(self) -> np.ndarray:
@@ -81,6 +85,7 @@ class Evaluation:
             self.progress(part, 0)
 
 
+@full_precision()
 def evaluate(e: Evaluation) -> dict:
     """Everything `spx-eval` reports, as plain values."""
     began, amounts = time.perf_counter(), e.amounts
@@ -141,12 +146,15 @@ def at_size(e: Evaluation, size: int) -> dict:
     shown = model.family.real(model.config, e.images[: max(samples, rebuilt, 1)], size)
     e.tell(f"test images {size}")
     row: dict[str, dict[str, Any]] = {
-        "test images": {**_described(e, shown, test.labels[: len(shown)]), **_similar(shown[: amounts.pairs_of])}
+        "test images": {
+            **_described(e, shown, test.labels[: len(shown)]),
+            **_similar(shown[: amounts.pairs_of], e.device),
+        }
     }
     if samples:
         drawn = e.drawings.samples(size, samples)
         e.tell(f"measuring samples {size}")
-        row["samples"] = {**_described(e, drawn), **_similar(drawn[: amounts.pairs_of])}
+        row["samples"] = {**_described(e, drawn), **_similar(drawn[: amounts.pairs_of], e.device)}
     if rebuilt:
         drawn = e.drawings.reconstructions(size, rebuilt)
         e.tell(f"measuring reconstructions {size}")
@@ -164,13 +172,13 @@ def _is_grey(images: np.ndarray) -> bool:
 
 def _described(e: Evaluation, images: np.ndarray, labels: np.ndarray | None = None) -> Figures:
     """What is measured of every kind of images uint8 [N, H, W, C]."""
-    sure = judged(e.lenet, images, labels) if e.lenet else {}
+    sure = judged(e.lenet.to(e.device), images, labels) if e.lenet else {}
     return {"images": len(images), **sure, **(pieces(images) if _is_grey(images) else {})}
 
 
-def _similar(images: np.ndarray) -> Figures:
+def _similar(images: np.ndarray, device: str) -> Figures:
     """MS-SSIM of pairs, of grey images."""
-    return similarity(images) if _is_grey(images) else {}
+    return similarity(images, device) if _is_grey(images) else {}
 
 
 def memorisation(e: Evaluation, train: Images) -> dict[str, dict]:
@@ -191,10 +199,11 @@ def memorisation(e: Evaluation, train: Images) -> dict[str, dict]:
     def flat(images: np.ndarray) -> np.ndarray:
         return images.reshape(len(images), -1) / np.float32(255)
 
-    result = {"images": copies(flat(drawn[:count]), flat(real), flat(known))}
+    result = {"images": copies(flat(drawn[:count]), flat(real), flat(known), e.device)}
     codes = model.family.drawn_codes(model.checkpoint, count, seed, real, known)
     if codes:
-        result["codes"] = copies(codes[0], *codes[1])
+        of_samples, (of_real, of_known) = codes
+        result["codes"] = copies(of_samples, of_real, of_known, e.device)
     return result
 
 

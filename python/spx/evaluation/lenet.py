@@ -63,9 +63,9 @@ class LeNet(nn.Module):
         self.eval()
         chunks = []
         for chunk in np.array_split(images, max(1, len(images) // 256)):
-            x = torch.from_numpy(np.array(chunk.transpose(0, 3, 1, 2))).float() / 255
+            x = torch.from_numpy(np.array(chunk.transpose(0, 3, 1, 2))).to(self.out.bias.device).float() / 255
             chunks.append(torch.softmax(self(F.interpolate(x, (SIDE, SIDE), mode="area")), dim=1))
-        return torch.cat(chunks).numpy()
+        return torch.cat(chunks).cpu().numpy()
 
 
 def check_images(images: Images) -> None:

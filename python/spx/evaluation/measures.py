@@ -35,11 +35,11 @@ def pieces(images: np.ndarray) -> dict[str, float]:
     return {"ink_pieces": float(ink), "ground_pieces": float(ground)}
 
 
-def similarity(images: np.ndarray) -> Figures:
-    """MS-SSIM over all pairs of images uint8 [N, H, W, 1], mean and deviation; nothing if there is no pair."""
+def similarity(images: np.ndarray, device: str = "cpu") -> Figures:
+    """MS-SSIM over all pairs of images uint8 [N, H, W, 1], mean and deviation; nothing if there is no pair. device: of torch."""
     if len(images) < 2:
         return {}
-    mean, deviation = ms_ssim_pairs(images)
+    mean, deviation = ms_ssim_pairs(images, device=device)
     return {"ms_ssim": mean, "ms_ssim_deviation": deviation, "ms_ssim_images": len(images)}
 
 
@@ -59,26 +59,27 @@ def contour_ratios(drawn: np.ndarray, real: np.ndarray) -> Figures:
     }
 
 
-def nearest(points: np.ndarray, among: np.ndarray) -> np.ndarray:
-    """Euclidean distance of each of points [N, D] to the nearest of [M, D]. [N]."""
-    p, q = (torch.from_numpy(np.ascontiguousarray(a, np.float32)) for a in (points, among))
+def nearest(points: np.ndarray, among: np.ndarray, device: str = "cpu") -> np.ndarray:
+    """Euclidean distance of each of points [N, D] to the nearest of [M, D]. [N]. device: of torch."""
+    p, q = (torch.from_numpy(np.ascontiguousarray(a, np.float32)).to(device) for a in (points, among))
     squares = q.square().sum(dim=1)
     chunks = [(squares - 2 * chunk @ q.T).min(dim=1).values + chunk.square().sum(dim=1) for chunk in p.split(250)]
-    return torch.cat(chunks).clamp_min(0).sqrt().numpy()
+    return torch.cat(chunks).clamp_min(0).sqrt().cpu().numpy()
 
 
-def copies(samples: np.ndarray, real: np.ndarray, known: np.ndarray) -> Figures:
+def copies(samples: np.ndarray, real: np.ndarray, known: np.ndarray, device: str = "cpu") -> Figures:
     """Whether samples are copies of what is known: they lie nearer to it than as many new real ones do.
 
     Args:
         samples, real: [N, D].
         known: [M, D], what a model was trained on.
+        device: of torch.
 
     Returns:
         The median and the 1 % quantile of the distance to the nearest of `known`, of samples and of real ones; "nearer", the percentage
         of samples that are nearer than 1 % of the real ones are; and "compared", N.
     """
-    ours, theirs = nearest(samples, known), nearest(real, known)
+    ours, theirs = nearest(samples, known, device), nearest(real, known, device)
     edge = np.quantile(theirs, 0.01)
     values = {
         "samples_median": np.median(ours), "samples_closest": np.quantile(ours, 0.01),

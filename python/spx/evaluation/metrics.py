@@ -33,7 +33,7 @@ def _halve(x: Tensor) -> Tensor:
 
 
 def ms_ssim_pairs(
-    images: np.ndarray, batch: int = 1000, progress: Callable[[int], None] | None = None
+    images: np.ndarray, batch: int = 1000, progress: Callable[[int], None] | None = None, device: str = "cpu"
 ) -> tuple[float, float]:
     """Multi-scale structural similarity of all unique pairs (Wang et al. 2003): the lower the mean, the more diverse the images.
 
@@ -45,25 +45,26 @@ def ms_ssim_pairs(
         images: uint8 [N, H, W, 1], N >= 2.
         batch: pairs at once.
         progress: called with the number of pairs done since the last call.
+        device: of torch, where it is computed.
 
     Returns:
         Mean and standard deviation over the N (N - 1) / 2 pairs.
     """
     good = images.ndim == 4 and images.shape[3] == 1 and len(images) >= 2
     require(good, "images", "[N, H, W, 1], at least two", list(images.shape))
-    x = torch.from_numpy(np.array(images[..., 0])).float()[:, None] / 255
+    x = torch.from_numpy(np.array(images[..., 0])).to(device).float()[:, None] / 255
     c1, c2 = 0.01**2, 0.03**2
     # What depends on one image only, once an image and scale.
     scales = []
     for _ in _SCALE_WEIGHTS:
-        window = _gaussian_window(min(x.shape[-2:]))
+        window = _gaussian_window(min(x.shape[-2:])).to(device)
         mean = _blur(x, window)
         scales.append((x, window, mean, _blur(x * x, window) - mean * mean))
         x = _halve(x)
-    first, second = (torch.from_numpy(index) for index in np.triu_indices(len(images), 1))
+    first, second = (torch.from_numpy(index).to(device) for index in np.triu_indices(len(images), 1))
     total = squares = 0.0
     for i, j in zip(first.split(batch), second.split(batch), strict=True):
-        result = torch.ones(len(i), dtype=torch.float64)
+        result = torch.ones(len(i), dtype=torch.float64, device=device)
         for scale, (weight, (x, window, mean, variance)) in enumerate(zip(_SCALE_WEIGHTS, scales, strict=True)):
             covariance = _blur(x[i] * x[j], window) - mean[i] * mean[j]
             term = (2 * covariance + c2) / (variance[i] + variance[j] + c2)

@@ -309,7 +309,7 @@ class Model:
         return whole
 
     def module(self, checkpoint: Checkpoint) -> nn.Module:
-        """The torch module with the checkpoint's tensors, in evaluation mode, on the CPU: each network at its prefix."""
+        """The torch module with the checkpoint's tensors, in evaluation mode, on its device: each network at its prefix."""
         import torch
 
         whole = self.untrained(checkpoint.config)
@@ -317,7 +317,7 @@ class Model:
         for name in self.extras(checkpoint.config):
             whole.register_buffer(name, torch.empty_like(tensors[name]))
         whole.load_state_dict(tensors)
-        return whole.eval()
+        return whole.to(checkpoint.device).eval()
 
 
 class Savable(Protocol):
@@ -395,12 +395,14 @@ class Checkpoint:
         config: the family's `Config`.
         tensors: arrays by the names of `Model.shapes`.
         about: free text fields on data, training and licence.
+        device: where its torch module is, and what is computed with that: "cpu", "cuda" ... .
     """
 
     family: str
     config: Any
     tensors: Mapping[str, np.ndarray]
     about: dict = field(default_factory=dict)
+    device: str = "cpu"
 
     @property
     def model(self) -> Model:

@@ -183,7 +183,8 @@ class Training:
         """New pictures of the training images' size, or what else `Request`'s fields ask for, uint8 [PICTURES, H, W, C]."""
         height, width = self.images.shape[2:]
         wanted = Request(height, width, n=PICTURES, **request)
-        pixels = draw(self.model.drawing(self.checkpoint(), wanted, engines.evaluate), "torch")
+        engine = engines.get("torch", device=str(self.run.device))
+        pixels = draw(self.model.drawing(self.checkpoint(), wanted, engine.evaluate), engine)
         return self.shown(torch.from_numpy(pixels)).numpy()
 
     def finish(self) -> None:

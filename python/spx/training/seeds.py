@@ -5,6 +5,8 @@ from __future__ import annotations
 import hashlib
 
 import numpy as np
+import torch
+from torch import Tensor
 
 from spxcore.errors import require
 
@@ -21,11 +23,12 @@ class Order:
     Args:
         seed: of the run.
         count: training images.
+        device: where the numbers are wanted. An epoch's are sent there at once.
     """
 
-    def __init__(self, seed: int, count: int):
-        self.seed, self.count = seed, count
-        self._latest: tuple[tuple, np.ndarray] | None = None
+    def __init__(self, seed: int, count: int, device: torch.device | str = "cpu"):
+        self.seed, self.count, self.device = seed, count, device
+        self._latest: tuple[tuple, Tensor] | None = None
 
     def steps_an_epoch(self, images: int) -> int:
         """Steps of an epoch, for steps of this many images. Images that fill no step are left over.
@@ -37,10 +40,11 @@ class Order:
         require(images <= self.count, "batch", wanted, images, "give --batch, and --vae-batch where the model has it")
         return self.count // images
 
-    def images(self, phase: str, step: int, images: int) -> np.ndarray:
+    def images(self, phase: str, step: int, images: int) -> Tensor:
         """Numbers of the images of a step, int64 [images]."""
         epoch, place = divmod(step, self.steps_an_epoch(images))
         key = (phase, epoch)
         if self._latest is None or self._latest[0] != key:
-            self._latest = key, np.random.default_rng(seed_of(self.seed, *key)).permutation(self.count)
+            order = np.random.default_rng(seed_of(self.seed, *key)).permutation(self.count)
+            self._latest = key, torch.from_numpy(order).to(self.device)
         return self._latest[1][place * images : (place + 1) * images]

@@ -15,6 +15,7 @@ from torch.nn.parallel import DistributedDataParallel
 from tqdm import tqdm
 
 from spxcore.engines import triton
+from spxcore.engines.torch_precision import full_precision, repeatable
 from spxcore.errors import SpxError, require, whole_number
 from spxcore.walk.module import data_dependent_initialisation
 
@@ -112,7 +113,7 @@ class Trainer:
         run = Run(self.device, settings.seed, self.folder, self.curves, self.signals)
         self.training = training_of(registry.family(settings.model), settings, train, validation, run)
         self.module, self.phases = self.training.module, self.training.phases()
-        self.order = Order(settings.seed, len(train))
+        self.order = Order(settings.seed, len(train), self.device)
         self._check_batches()
         if settings.fused:
             self._fuse()
@@ -121,15 +122,23 @@ class Trainer:
             self.training.start_from(read_checkpoint(settings.init))
         self.phase_index, self.step, self.seconds = 0, 0, 0.0
         self.processes.first_does(lambda: self.folder.claim(settings, fingerprint(train, validation), resume))
-        if goes_on:
-            self._load_state()
-        else:  # a run that was killed before its first state begins again, with the same random numbers
-            self._begin_phase()
+        with self._arithmetic():
+            if goes_on:
+                self._load_state()
+            else:  # a run that was killed before its first state begins again, with the same random numbers
+                self._begin_phase()
 
     @property
     def phase(self) -> Phase:
         """The phase under way."""
         return self.phases[self.phase_index]
+
+    @contextlib.contextmanager
+    def _arithmetic(self) -> Iterator[None]:
+        """Inside, fp32 is fp32, a step on a GPU can be repeated to the bit, and that GPU is torch's current one."""
+        here = torch.cuda.device(self.device) if self.device.type == "cuda" else contextlib.nullcontext()
+        with here, full_precision(), repeatable(self.device):
+            yield
 
     def _check_batches(self) -> None:
         for images in {phase.images_a_step for phase in self.phases if phase.steps}:
@@ -281,7 +290,11 @@ class Trainer:
             KeyboardInterrupt: on such a signal.
         """
         alone, curves = self.folder.alone(), self.curves.written(self._run_step())
-        with writing(self.folder.path, WAY_OUT), alone, curves, self.signals.noted():
+        with writing(self.folder.path, WAY_OUT), alone, curves, self.signals.noted(), self._arithmetic():
+            self.curves.log({
+                "event": "arithmetic", "device": str(self.device), "precision": self.settings.precision, "tf32": False,
+                "torch": torch.__version__,
+            })  # fmt: skip
             while True:
                 finished = self._run_phase(stop_at)
                 if not finished or self.phase_index + 1 == len(self.phases):
@@ -335,8 +348,9 @@ class Trainer:
         torch.manual_seed(seed_of(s.seed, name, self.step, self.processes.rank))
         for group in self.optimiser.param_groups:
             group["lr"] = self._learning_rate(self.step)
+        batch = self.processes.share(self._batch(self.step))  # in fp32: bf16 cannot tell coordinates apart
         with torch.autocast(self.device.type, torch.bfloat16, enabled=s.precision == "bf16"):
-            parts = self.objective(self.processes.share(self._batch(self.step)))
+            parts = self.objective(batch)
         self.optimiser.zero_grad(set_to_none=True)
         parts["loss"].backward()
         self.optimiser.step()
@@ -347,7 +361,7 @@ class Trainer:
     def _batch(self, step: int) -> Batch:
         """The whole batch of a step, the same in every process."""
         phase = self.phase
-        images = torch.from_numpy(self.order.images(phase.name, step, phase.images_a_step)).to(self.device)
+        images = self.order.images(phase.name, step, phase.images_a_step)
         seed = seed_of(self.settings.seed, phase.name, step, "patches")
         return self.training.batch(phase, images, torch.Generator(self.device).manual_seed(seed))
 

@@ -281,6 +281,7 @@ EVALUATE = DATA | {
     "engine": (["--engine=cpp"], {"engine": "cpp"}),
     "precision": (["--precision=bf16"], {"precision": "bf16"}),
     "threads": (["--threads=3"], {"threads": 3}),
+    "device": (["--device=cuda:1"], {"device": "cuda:1", "of all else": ("of cuda:1", "of cuda:1")}),
     "out": (["--out=there"], {"files": ["report.json", "report.md"], "figures_in": Path("there")}),
     "json": (["--json"], {"json": True}),
 }  # fmt: skip
@@ -304,6 +305,7 @@ def test_evaluate(watch, name):
             **asdict(e.amounts),
             "train": e.train is not None,
             "drawings": {**d.options, "engine": d.engine.name},
+            "of all else": (e.device, model.checkpoint.device),
         }
         assert (
             d.seed == d.options["seed"]
@@ -320,6 +322,7 @@ def test_evaluate(watch, name):
     watch.replace("spx.data.load", watch.load)
     watch.replace("spx.evaluation.lenet.load_lenet", lambda folder=None: watch.told.update(lenet=folder) or "the judge")
     watch.replace("spx.evaluation.evaluate.evaluate", evaluated)
+    watch.replace("spxcore.engines.base.torch_device", lambda name: f"of {name}")
     watch.replace("spx.evaluation.figures.paper_figures", drawn)
     watch.patch.setattr(
         model.family, "published", lambda config, data: watch.told.update(published_of=data), raising=False
@@ -351,6 +354,7 @@ def test_evaluate(watch, name):
         "splits": ["test", "train"], "checkpoint": "mnist-8x8", "sizes": (28, 56), "contour_sizes": (112,), "samples": 1000,
         "reconstructions": 1000, "pairs_of": 500, "large_pixels": 1_000_000, "subset": None, "refine": 10, "train": True,
         "temperature": 1.0, "seed": 0, "engine": "auto", "precision": "fp32", "threads": None, "json": False,
+        "device": None, "of all else": ("cpu", "cpu"),
     }  # fmt: skip
     assert {key: without[key] for key in defaults} == defaults and without["lenet"] == (
         None if name == "lenet" else "mine"

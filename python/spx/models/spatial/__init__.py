@@ -161,7 +161,7 @@ class Spatial(Model):
         from .module import module_of
 
         code = torch.from_numpy(drawing.codes(checkpoint, images, engines.evaluate))
-        decoded = module_of(checkpoint).decoded(code)
+        decoded = module_of(checkpoint).decoded(code.to(checkpoint.device)).cpu()
         return ((decoded + 1) * 127.5).round().byte().permute(0, 2, 3, 1).numpy()
 
     def drawn_codes(

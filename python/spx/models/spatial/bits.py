@@ -10,6 +10,7 @@ import torch
 from spxcore import engines
 from spxcore.engines import Engine
 from spxcore.engines.torch_feeds import told_places
+from spxcore.engines.torch_precision import full_precision
 from spxcore.errors import require
 from spxcore.feeds import axis, scale
 from spxcore.heads.log_prob import logistics_log_prob
@@ -24,6 +25,7 @@ from .vae import to_unit
 
 
 @torch.no_grad()
+@full_precision()
 def bits(
     checkpoint: Checkpoint,
     images: np.ndarray,
@@ -57,7 +59,8 @@ def bits(
     for index in range(n):
         place = index % codes.VAE_BATCH
         if module is not None and z is not None and place == 0:
-            maps = module.image_maps(z[index : index + codes.VAE_BATCH])
+            maps = module.image_maps(z[index : index + codes.VAE_BATCH].to(checkpoint.device))
+            maps = None if maps is None else maps.cpu()
         levels = torch.from_numpy(np.array(images[index].transpose(2, 0, 1)))
         windows = to_unit(levels).unfold(1, m, 1).unfold(2, m, 1).permute(1, 2, 0, 3, 4).flatten(0, 1)
         inputs = {"x": _flat(windows), **windows_of.told(None if maps is None else maps[place][None])}

@@ -16,6 +16,7 @@ from torch import Tensor
 from torch.distributions import Distribution, Normal
 from torch.nn import functional as F
 
+from spxcore.engines.torch_precision import full_precision
 from spxcore.heads.log_prob import logistics_log_prob
 
 from ..parts.gaussian import kl_to_standard_normal, reparameterise
@@ -33,6 +34,7 @@ _STEP, _DECAYS = 0.8, (0.7, 0.9)
 
 
 @torch.no_grad()
+@full_precision()
 def encode(vae: VAE, images: Tensor) -> tuple[Tensor, Tensor]:
     """The encoder's q(z | x) of uint8 [N, C, H, W]: mean and log-variance, each [N, latent]."""
     chunks = [vae.encode(to_unit(chunk)) for chunk in images.split(VAE_BATCH)]
@@ -41,17 +43,22 @@ def encode(vae: VAE, images: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def posterior(checkpoint: Checkpoint, images: np.ndarray, steps: int = 0) -> tuple[Tensor, Tensor]:
-    """Mean and log-variance of q(z | x) of uint8 [N, H, W, C], each [N, latent]. `steps` gradient steps refine the mean."""
+    """Mean and log-variance of q(z | x) of uint8 [N, H, W, C], each [N, latent]. `steps` gradient steps refine the mean.
+
+    They are computed on the checkpoint's device, and come back to the CPU.
+    """
     x = torch.from_numpy(np.array(images.transpose(0, 3, 1, 2)))  # a copy: files are read-only
+    x = x.to(checkpoint.device)
     vae, prior, patch = (
         module_of(checkpoint).coder,
-        prior_of(checkpoint).distribution(),
+        prior_of(checkpoint).distribution(device=checkpoint.device),
         checkpoint.config.network.patch,
     )
     q = encode(vae, x)
-    return refine(vae, prior, patch, x, q, steps), q[1]
+    return refine(vae, prior, patch, x, q, steps).cpu(), q[1].cpu()
 
 
+@full_precision()
 def refine(
     vae: VAE,
     prior: Distribution,

@@ -88,9 +88,11 @@ def codes(checkpoint: Checkpoint, images: np.ndarray, evaluate: Evaluate, refine
     from .codes import refine as refined
     from .module import module_of
 
-    x, *q = (torch.from_numpy(np.array(a)) for a in (images.transpose(0, 3, 1, 2), mean, log_variance))
-    prior, patch = prior_of(checkpoint).distribution(), checkpoint.config.network.patch
-    return refined(module_of(checkpoint).coder, prior, patch, x, (q[0], q[1]), refine).numpy()
+    device, patch = checkpoint.device, checkpoint.config.network.patch
+    arrays = images.transpose(0, 3, 1, 2), mean, log_variance
+    x, *q = (torch.from_numpy(np.array(a)).to(device) for a in arrays)
+    prior = prior_of(checkpoint).distribution(device=device)
+    return refined(module_of(checkpoint).coder, prior, patch, x, (q[0], q[1]), refine).cpu().numpy()
 
 
 def _decode(checkpoint: Checkpoint, code: np.ndarray, evaluate: Evaluate) -> np.ndarray:

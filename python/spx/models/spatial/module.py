@@ -36,7 +36,8 @@ class VAE(nn.Module):
 
     def resample(self, x: Tensor) -> Tensor:
         """Images of any size [B, C, H, W] in [-1, 1] -> [B, C, size, size], averaging over areas where they shrink."""
-        return resize(x, self.config.size)
+        with torch.autocast(x.device.type, enabled=False):  # what is to be predicted is no bf16
+            return resize(x, self.config.size)
 
     def encode(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Images of any size [B, C, H, W] in [-1, 1] -> mean and log-variance of q(z | x), each [B, latent]."""
@@ -184,7 +185,8 @@ class SpatialPixelCNN(
             columns = of_images(patches.x0), of_images(patches.x1)
             extra = of_images(patches.scale)[:, :, None][:, :, : int(c.conditioning == "spatial")]
             feature_maps = None if z is None else self.image_maps(z, decoded)
-            told = told_places(c.resolutions(), rows, columns, extra, feature_maps)
+            with torch.autocast(patches.x.device.type, enabled=False):
+                told = told_places(c.resolutions(), rows, columns, extra, feature_maps)
             inputs |= {f"places.{k}": places for k, places in enumerate(told)}
         if z is not None:
             z = z.repeat_interleave(len(patches.x) // images, dim=0)
@@ -192,10 +194,10 @@ class SpatialPixelCNN(
 
 
 def module_of(checkpoint: Checkpoint) -> SpatialPixelCNN:
-    """The torch model of a checkpoint, in evaluation mode, on the CPU."""
+    """The torch model of a checkpoint, in evaluation mode, on its device."""
     model = SpatialPixelCNN(**checkpoint.config.to_dict(), about=checkpoint.about, family=checkpoint.family)
     model.load_state_dict({name: torch.from_numpy(np.array(tensor)) for name, tensor in checkpoint.tensors.items()})
-    return model.eval()
+    return model.to(checkpoint.device).eval()
 
 
 def smallest_with(vae: VAE) -> SpatialPixelCNN:

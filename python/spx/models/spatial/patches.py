@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from dataclasses import dataclass, replace
 
@@ -147,6 +148,12 @@ def decoded_targets(patches: Patches, images: Tensor, decoded: Tensor, contrast_
     return replace(patches, x=x, context=context)
 
 
+@functools.lru_cache(maxsize=4)
+def _scales(low: int, high: int, device: torch.device) -> Tensor:
+    """The scale input of each size from `low` to `high`, on a device: a step then need not wait for one to tell its sizes."""
+    return torch.tensor([scale(n, n, (low, high)) for n in range(low, high + 1)], device=device)
+
+
 def sample_patches(
     images: Tensor,
     config: NetworkConfig,
@@ -213,6 +220,6 @@ def sample_patches(
     place = torch.arange(m, dtype=torch.float32, device=images.device)
     rows, columns = (y[:, None] + place) * step[:, None] - 1, (x[:, None] + place) * step[:, None] - 1
     pixels = resample(images, rows, columns, contrast(n, side, contrast_strength))
-    scales = n.new_tensor([scale(size, size, config.sizes) for size in n.tolist()])
+    scales = _scales(low, high, images.device)[(n - low).long()]
     context = spoil(pixels, (uniform() < spoilt_share) & (n > low), generator) if spoilt_share else pixels
     return Patches(pixels, context, y0, y1, x0, x1, scales, weight)

@@ -115,7 +115,8 @@ class SpatialTraining(training.Training):
             patches, decoded = _patches(batch), None
             if self.settings.targets == "decoded" and z is not None:
                 decoded = module.decoded(z)
-                patches = decoded_targets(patches, images, decoded, self.settings.contrast)
+                with torch.autocast(images.device.type, enabled=False):
+                    patches = decoded_targets(patches, images, decoded, self.settings.contrast)
             nats = -logistics_log_prob(module(patches, z, decoded), patches.x).sum(dim=(1, 2))
             parts["patch"] = (patches.weight * nats).mean()
             loss = loss + (self.settings.patch_weight if phase.name == "joint" else 1.0) * parts["patch"]

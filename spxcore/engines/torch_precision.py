@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 from collections.abc import Iterator
+from typing import Any
 
 import torch
 
@@ -60,7 +61,8 @@ def repeatable(device: torch.device) -> Iterator[None]:
         yield
         return
     os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")  # cuBLAS reads it when it starts
-    was, cudnn, memory = torch.are_deterministic_algorithms_enabled(), torch.backends.cudnn, torch.utils.deterministic
+    was, cudnn = torch.are_deterministic_algorithms_enabled(), torch.backends.cudnn
+    memory: Any = torch.utils.deterministic  # its attributes are set where torch does not declare them
     warns, benchmark, fills = (
         torch.is_deterministic_algorithms_warn_only_enabled(),
         cudnn.benchmark,

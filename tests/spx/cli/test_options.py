@@ -529,7 +529,7 @@ def test_reproduce(watch, name):
     watch.replace("spx.reproduce.run.Reproduction", Work)
     watch.replace("spx.data.load", watch.load)
     watch.replace("spx.evaluation.lenet.load_lenet", lambda folder=None: watch.told.update(lenet=folder))
-    watch.replace("spx.checkpoints.resolve", lambda name: watch.told.update(resolved=name))
+    watch.replace("spx.checkpoints.read_checkpoint", lambda name: watch.told.update(resolved=name))
     watch.replace("spxcore.engines.base.torch_device", lambda name: f"of {name}")
     base = ["--out=out"] if name == "lenet" else ["--out=out", "--lenet=mine"]
 

@@ -203,7 +203,7 @@ def test_sigterm_to_the_command(data_dir, tmp_path):
     process.terminate()
     process.join(60)
     printed = (tmp_path / "printed").read_text()
-    assert process.exitcode == 130, printed
+    assert process.exitcode == 143, printed
     lines = ["stopping after this step; interrupt again to stop at once"]
     lines += [f"stopped; continue with: spx-train --out {tmp_path / 'run'} --resume"]
     assert printed.splitlines() == lines

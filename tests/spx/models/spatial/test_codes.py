@@ -68,7 +68,7 @@ def refined_by_hand(model, images: np.ndarray, steps: int) -> np.ndarray:
         moved.requires_grad_()
         z = mean + sigma * moved
         pixels = (weight * log_prob(vae.decode(z), x)).sum()
-        if prior.weights is None:
+        if not len(prior.weights):
             density = -0.5 * (z**2).sum()
         else:
             parts = []

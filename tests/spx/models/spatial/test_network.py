@@ -288,7 +288,7 @@ def test_bf16_autocast_is_close(conditioning):
         ({"layers": 0}, "layers"),
         ({"mixtures": 65}, "mixtures"),
         ({"latent": -1}, "latent"),
-        ({"conditioning": "other"}, "conditioning: expected spatial or paper, got other"),
+        ({"conditioning": "other"}, "conditioning: expected spatial or paper, got 'other'"),
         ({"dropout": 1.0}, "dropout"),
         ({"sizes": (28,)}, "sizes"),
         ({"sizes": (4, 28)}, "sizes"),

@@ -460,6 +460,17 @@ LENET = DATA | {
 }  # fmt: skip
 
 
+def test_a_run_that_goes_on_has_the_options_of_its_own_family(monkeypatch, tmp_path):
+    module, asked = module_of("spx-train"), []
+    (tmp_path / "run").mkdir()
+    monkeypatch.setattr("spx.training.settings.saved_fields", lambda folder: {"model": f"that of {folder.name}"})
+    monkeypatch.setattr(module, "parser", asked.append)
+    module.parser_for(["--resume", f"--out={tmp_path / 'run'}"])
+    module.parser_for(["--model=another", "--out=new"])
+    module.parser_for(["--out=new"])
+    assert asked == ["that of run", "another", None]
+
+
 @pytest.mark.fault("unseen", "an option of spx-train-lenet that is parsed and not handed on")
 @pytest.mark.parametrize("name", LENET)
 def test_train_lenet(watch, name):

@@ -15,6 +15,7 @@ from PIL import Image
 import spx
 from spx.checkpoints import save_checkpoint
 from spx.cli.sample import main
+from spx.io import pictures
 from spxcore import native
 
 needs_native = pytest.mark.skipif(not native.have_native(), reason=native.why_no_native() or "built")
@@ -92,6 +93,9 @@ def test_npy_and_names(draw, model, tmp_path):
     for i, (y, x) in enumerate([(0, 0), (0, 9), (9, 0)]):
         np.testing.assert_array_equal(grid[y : y + 8, x : x + 8], images[i, ..., 0])
     assert (grid[9:, 9:] == 0).all() and (grid[8] == grid[0, 8]).all() and 0 < grid[8, 0] < 255
+    for side, line in ((56, 1), (112, 2)):
+        sheet = pictures.grid(np.full((2, side, side, 1), 255, np.uint8), columns=2)
+        assert sheet.size == (2 * side + line, side)
     assert files(tmp_path) == ["all.npy", "grid.png", "one-0.png", "one-1.png", "one-2.png"]
 
 

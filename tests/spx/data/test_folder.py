@@ -102,6 +102,8 @@ def test_size_and_fit(tmp_path):
         data.load("folder", tmp_path / "a", "train")
     crop = room.read_folder(room.listing(tmp_path / "a"), Reading(size=4)).images
     assert crop.shape == (2, 3, 4, 4) and (crop[0] == 200).all()
+    save(wide.transpose(1, 0, 2), tmp_path / "tall" / "0.png")
+    assert (room.read_folder(room.listing(tmp_path / "tall"), Reading(size=4)).images == 200).all()
     squeezed = room.read_folder(room.listing(tmp_path / "a"), Reading(size=4, fit="resize")).images
     assert squeezed[0, 0, :, 0].max() < 40 and squeezed[0, 0, :, 1].min() > 160
     same = room.read_folder(room.listing(tmp_path / "a"), Reading(size=12)).images
@@ -117,6 +119,11 @@ def test_colour(tmp_path):
     files = room.listing(tmp_path / "a")
     assert room.read_folder(files, Reading()).images.shape[1] == 1  # no file has colour
     assert room.read_folder(files, Reading(colour="rgb")).images.shape[1] == 3
+    for channel in range(3):  # one channel that differs is colour
+        tinted = np.stack([grey] * 3, 2)
+        tinted[3, 4, channel] ^= 1
+        save(tinted, tmp_path / f"tinted {channel}" / "0.png")
+        assert room.read_folder(room.listing(tmp_path / f"tinted {channel}"), Reading()).images.shape[1] == 3
     save(picture(1), tmp_path / "a" / "2.png")
     files = room.listing(tmp_path / "a")
     assert room.read_folder(files, Reading()).images.shape[1] == 3
@@ -133,6 +140,9 @@ def test_bad_files(classes, capsys):
     for _ in range(2):  # read, and from the cache
         train, test = both(classes, bad="skip")
         assert len(train) + len(test) == 18
+        of = {picture(i).transpose(2, 0, 1).tobytes(): i % 2 for i in range(20)}
+        for part in (train, test):  # each good one with its own label
+            assert [of[image.tobytes()] for image in part.images] == part.labels.tolist()
         assert "2 bad files left out: cats/00.png, dogs/01.png" in capsys.readouterr().err
     for path in classes.glob("*/*.png"):
         path.write_text("x")

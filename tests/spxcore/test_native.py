@@ -97,6 +97,18 @@ def test_draw_equals_numpy(name, mode):
     agree(native.native().draw, HEADS[name], Sampling(0.8, mode))
 
 
+@needs_native
+@pytest.mark.fault("unseen", "halves that are rounded to even")
+def test_halves_are_rounded_up():
+    """Of five levels a mean of -0.75 is level 0.5."""
+    head = Logistics(1, 1, 5)
+    means = np.array([-0.75, -0.25, 0.25, 0.75], np.float32)
+    params = np.stack([np.zeros(4), means, np.full(4, -7)], axis=1).astype(np.float32)
+    words = np.zeros((4, 4), np.uint32)
+    assert head.draw(params, words, Sampling(1.0, True))[:, 0].tolist() == [1, 2, 3, 4]
+    assert native.native().draw(params, words, 0, head, mode=True)[:, 0].tolist() == [1, 2, 3, 4]
+
+
 def test_the_comparison_sees_another_draw():
     head = HEADS["grey"]
 

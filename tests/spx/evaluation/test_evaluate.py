@@ -356,7 +356,7 @@ def test_threads_precision_and_engine_reach_the_engine(folder, monkeypatch, caps
         "--json",
     ]
     assert evaluated(folder, *common, "--threads", "2", "--precision", "bf16", "--engine", "cpp") == 0
-    assert ("cpp", {"precision": "bf16", "threads": 2}) in asked
+    assert ("cpp", {"precision": "bf16", "threads": 2, "device": None}) in asked
     assert json.loads(capsys.readouterr().out)["precision"] == "bf16"
 
 

@@ -6,7 +6,9 @@ import signal
 
 import pytest
 
-if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:  # as a shell starts what runs in the background; the tests send it
+if (
+    signal.getsignal(signal.SIGINT) == signal.SIG_IGN
+):  # as a shell starts what runs in the background; the tests send it
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
 if "PYTEST_XDIST_WORKER" in os.environ:  # several processes share the cores, so each keeps to one

@@ -133,24 +133,25 @@ class Torch:
 
     @contextlib.contextmanager
     def arithmetic(self) -> Iterator[None]:
-        """Inside, the network runs in this engine's precision. fp32 is never TF32."""
+        """Inside, the network runs in this engine's precision."""
         import torch
 
-        from .torch_precision import full_precision
-
-        with full_precision(), torch.autocast(self.device.type, torch.bfloat16, enabled=self.precision == "bf16"):
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.precision == "bf16"):
             yield
 
     @contextlib.contextmanager
     def running(self) -> Iterator[None]:
-        """Inside, torch has this engine's number of threads."""
+        """Inside, torch has this engine's number of threads, and fp32 is never TF32."""
         import torch
+
+        from .torch_precision import full_precision
 
         before = torch.get_num_threads()
         if self.threads:
             torch.set_num_threads(self.threads)
         try:
-            yield
+            with full_precision():
+                yield
         finally:
             if self.threads:
                 torch.set_num_threads(before)

@@ -105,7 +105,9 @@ def _told(error: BaseException, working: bool, signals: Signals) -> int:
         return _refused(f"not enough memory ({_first_line(error)}); ask for fewer or smaller images", MISTAKE)
     if isinstance(error, RecursionError):
         return _refused("a file is nested too deeply to be read; give another one", MISTAKE)
-    if isinstance(error, OSError) and error is getattr(sys.stdout, "error", None):  # argparse's help, on some versions of Python
+    if isinstance(error, OSError) and error is getattr(
+        sys.stdout, "error", None
+    ):  # argparse's help, on some versions of Python
         _nowhere(sys.stdout)
         return _refused(f"standard output cannot be written ({error.strerror or error})", UNWRITTEN)
     if isinstance(error, OSError):

@@ -103,8 +103,8 @@ def test_any_argument_of_sample(model, expected, data):
 def test_numpys_integers_draw_the_same(engine):
     """Of every engine, through `spxcore` too: 200 * 2 is 144 in uint8."""
     tiny = spx.Sampler(tiny_model(patch=4, latent=0, conditioning="paper", coordinates=False, filters=4))
-    small = dict(height=np.uint8(4), width=np.uint8(5), n=np.uint8(2), seed=np.uint8(200), temperature=np.float16(1))
-    plain = dict(height=4, width=5, n=2, seed=200, temperature=1.0)
+    small = dict(height=np.uint8(4), width=np.uint8(4), n=np.uint8(2), seed=np.uint8(200), temperature=np.float16(1))
+    plain = dict(height=4, width=4, n=2, seed=200, temperature=1.0)
     np.testing.assert_array_equal(tiny.sample(engine=engine, **small), tiny.sample(engine=engine, **plain))
 
 

@@ -119,6 +119,17 @@ class _Plain(pickle._Unpickler):
         )
 
 
+def _load_bytearray8(self: Any) -> None:
+    """A bytearray of a size that the file names. Python's own makes one of that size before it reads."""
+    size = int.from_bytes(self.read(8), "little")
+    found = bytearray(self.read(size))
+    require(len(found) == size, "bytes", str(size), str(len(found)))
+    self.append(found)
+
+
+_Plain.dispatch = {**pickle._Unpickler.dispatch, pickle.BYTEARRAY8[0]: _load_bytearray8}
+
+
 class _Kind:
     """A pickled dtype: of numbers only."""
 

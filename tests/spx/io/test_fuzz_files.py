@@ -8,6 +8,7 @@ import io
 import json
 import os
 import pickle
+import tracemalloc
 import zlib
 from collections.abc import Callable
 from pathlib import Path
@@ -116,6 +117,18 @@ def test_cifar(tmp_path, protocol):
         return batch[0].dtype == np.uint8 and batch[0].shape[1:] == (3072,) and batch[1].dtype.kind in "iu"
 
     assert campaign(tmp_path / "batch", raw, lambda path: read(path.read_bytes(), str(path)), right) > CASES / 10
+
+
+@pytest.mark.fault("wrong", "memory by a size that a file of a few bytes claims")
+def test_a_pickle_that_claims_gigabytes():
+    raw = pickle.PROTO + b"\5" + pickle.BYTEARRAY8 + (1 << 34).to_bytes(8, "little") + b"abc" + pickle.STOP
+    tracemalloc.start()
+    try:
+        with pytest.raises(SpxError, match="bytes: expected 17179869184, got 4"):
+            read_python(raw, "batch")
+        assert tracemalloc.get_traced_memory()[1] < 1 << 22
+    finally:
+        tracemalloc.stop()
 
 
 @pytest.mark.fault("traceback", "damaged pictures")

@@ -322,7 +322,7 @@ def test_what_was_drawn_before_a_stop_is_kept(small, engine):
 
 
 def test_memory_grows_with_the_width_only():
-    """Ten times the rows, no more memory beyond the image; the comparison would see the rows if anything kept them."""
+    """Six times the rows, no more memory beyond the image; the comparison would see the rows if anything kept them."""
     c = config(filters=1, mixtures=1, patch=4, latent=0, coordinates=False)
     of = network(c)
 
@@ -338,9 +338,9 @@ def test_memory_grows_with_the_width_only():
 
     peak(12, 12)  # whatever is made once
     # The peak itself wavers by 3 kB, with when Python collects its garbage; the smallest array that kept a number for each pixel
-    # that is added would take 9 kB. Eight rows are at work side by side in both.
-    low, high = (min(peak(height, 32) for _ in range(2)) for height in (8, 80))  # other threads allocate too
-    assert high < low + 4 * 72 * 32
+    # that is added would take 5 kB. Eight rows are at work side by side in both.
+    low, high = (min(peak(height, 32) for _ in range(2)) for height in (8, 48))  # other threads allocate too
+    assert high < low + 4 * 40 * 32
 
 
 def test_threads_are_the_engines_while_it_draws(small):

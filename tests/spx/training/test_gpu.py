@@ -52,7 +52,7 @@ def only_deterministic():
     torch.use_deterministic_algorithms(False)
 
 
-@pytest.mark.fault("#21.8", "a GPU's training step added by atomics: a run that was stopped went on otherwise")
+@pytest.mark.fault("wrong", "a GPU's training step added by atomics: a run that was stopped went on otherwise")
 @pytest.mark.parametrize("mode", ["frozen, spatial", "joint", "no latent", "joint, spatial"])
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
 def test_a_step_has_no_sum_by_atomics(mode, precision, data_dir, tmp_path, only_deterministic):
@@ -85,7 +85,7 @@ def test_softmax_has_no_sum_by_atomics(only_deterministic):
     assert torch.equal(found, expected) and torch.equal(ours.grad, theirs.grad)
 
 
-@pytest.mark.fault("#21.1", "--precision fp32 was TF32 on a GPU")
+@pytest.mark.fault("wrong", "--precision fp32 was TF32 on a GPU")
 def test_a_training_is_in_fp32(data_dir, tmp_path, monkeypatch):
     """From the initialisation to the last picture, backward passes too; the log says so, and the caller's flags are back."""
 
@@ -113,7 +113,7 @@ def test_a_training_is_in_fp32(data_dir, tmp_path, monkeypatch):
     assert told["precision"] == "fp32" and told["tf32"] is False and told["device"] == "cpu"
 
 
-@pytest.mark.fault("#21.10", "bf16 rounded coordinates, the pixels of patches and the targets")
+@pytest.mark.fault("wrong", "bf16 rounded coordinates, the pixels of patches and the targets")
 def test_bf16_does_not_round_what_is_not_the_networks(data_dir, tmp_path, monkeypatch):
     """Patches are cut, and what a network is told is computed, in fp32; the network's layers in bf16."""
     seen = {"patches": [], "told": [], "conv": []}
@@ -178,7 +178,7 @@ def test_a_target_of_another_size_is_not_rounded():
     assert torch.equal(found, vae.resample(x))
 
 
-@pytest.mark.fault("#21.9", "pictures of a training on one device were drawn on another")
+@pytest.mark.fault("wrong", "pictures of a training on one device were drawn on another")
 def test_pictures_are_drawn_where_it_trains(data_dir, tmp_path, monkeypatch):
     """On a machine with two GPUs a training on the CPU touches neither; without the native module too."""
     from spxcore import engines

@@ -18,7 +18,7 @@ import numpy as np
 
 from ..errors import require
 from ..lower.packing import interleaved
-from ..lower.tables import FORM_PAIRS, columns_of, rows_of
+from ..lower.tables import FORM_PAIRS, columns_of, int32_columns, rows_of
 from ..lower.window import Packed, WindowProgram, inputs_of, pack, window_programs
 from ..plan import Plan, Stage
 from .tuning import Blocks
@@ -28,14 +28,10 @@ UNIT = 16  # addresses are stored divided by UNIT or ALIGN, so that the compiler
 RAW_K = 16  # inputs of a chunk of raw numbers (pixels, what a place is told, residual stream, forms of one number)
 
 
-def _int32(*names: str) -> np.dtype:
-    return np.dtype([(name, np.int32) for name in names])
-
-
 PAIRS = ("elu", "concat_elu")  # forms that are read as pairs (elu(x_c), elu(-x_c))
 
 # Some places of one stage that one tile computes at once.
-GROUP = _int32(
+GROUP = int32_columns(
     "op",  # its operations are operations[op : op + count]
     "count",
     "pairs",  # chunks[pairs : pairs_end] are pairs of concat_elu
@@ -48,7 +44,7 @@ GROUP = _int32(
 )
 
 # A place of a stage: first numbers in `bias` and in the code's part, and arena rows; -1 where they are not used.
-OPERATION = _int32(
+OPERATION = int32_columns(
     "bias",
     "code",
     "partial",  # the ahead part leaves the sum there, and a step starts from it
@@ -59,7 +55,7 @@ OPERATION = _int32(
 )
 
 # A piece of a tap's inputs.
-CHUNK = _int32(
+CHUNK = int32_columns(
     "weights",  # first weight, in UNIT
     "begin",  # first input, in UNIT
     "valid",  # inputs, in ALIGN
@@ -67,17 +63,17 @@ CHUNK = _int32(
 )
 
 # A step: groups[groups : groups_end], pixels[pixels : pixels_end], arena row of the parameters of the pixel it draws.
-PART = _int32("groups", "groups_end", "pixels", "pixels_end", "params")
+PART = int32_columns("groups", "groups_end", "pixels", "pixels_end", "params")
 
 # A pixel of the current row that a step reads: column in the window, arena row.
-PIXEL = _int32("column", "row")
+PIXEL = int32_columns("column", "row")
 
 # What a program reads at a place: pixels of the rows above (input -1), or one of the network's other inputs, which has height x width
 # places, counted from 0.
-INPUT = _int32("program", "input", "place", "row", "height", "width")
+INPUT = int32_columns("program", "input", "place", "row", "height", "width")
 
 # A program at a size, for a number of images; see `windows` for lanes and groups.
-PROGRAM = _int32(
+PROGRAM = int32_columns(
     "arena",  # first number of its arena, in UNIT
     "lanes",  # in UNIT
     "group",  # lanes of a group
@@ -88,7 +84,7 @@ PROGRAM = _int32(
 )
 
 # Where the tables of a network begin in the one array that kernels are given, in UNIT.
-DIRECTORY = _int32(
+DIRECTORY = int32_columns(
     "operations", "parts", "first_part", "pixels", "inputs",
     "ahead_groups", "ahead_chunks", "ahead_sources", "step_groups", "step_chunks", "step_sources",
 )  # fmt: skip

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from .canvas import Canvas, Given, plain
-from .errors import kind_of, require, whole_number
+from .errors import kind_of, require, seed_number, whole_number
 from .feeds import Feed, Pixels, Places, check_feed, floats
 from .heads import Head, Sampling
 from .rng import DRAWS_A_ROUND
@@ -79,7 +79,7 @@ class Job:
             SpxError: for numbers out of range, or arrays that do not fit the network or each other.
         """
         self.schedule.check_size(self.height, self.width)
-        whole_number("seed", self.seed, 0, (1 << 64) - 1, "0 to 2^64 - 1")
+        seed_number(self.seed)
         whole_number("draw", self.draw, 0, (1 << 32) - 1, "0 to 2^32 - 1")
         images = check_images(self.images)
         once = {id(feed): check_feed(name, feed, len(images)) for name, feed in self.feeds.items()}
@@ -219,7 +219,7 @@ class Drawing:
             len(names) >= 1 and len(set(names)) == len(names), "rounds", "at least one, each with its own name", names
         )
         object.__setattr__(self, "images", check_images(self.images))
-        object.__setattr__(self, "seed", whole_number("seed", self.seed, 0, (1 << 64) - 1, "0 to 2^64 - 1"))
+        object.__setattr__(self, "seed", seed_number(self.seed))
         strangers = sorted(set(self.given) - set(names))
         require(not strangers, "given", f"names of rounds, {names}", strangers)
 

@@ -49,6 +49,15 @@ def whole_number(name: str, value: object, low: int, high: int, text: str = "") 
     return int(value)
 
 
+# Seeds are Philox's keys, of 64 bits.
+LARGEST_SEED = (1 << 64) - 1
+
+
+def seed_number(value: object) -> int:
+    """A seed as a Python int, 0 <= seed < 2^64; see `whole_number`."""
+    return whole_number("seed", value, 0, LARGEST_SEED, "0 to 2^64 - 1")
+
+
 def real_number(name: str, value: object, expected: str) -> float:
     """`value` as a Python float; NumPy's numbers are accepted, booleans and text are not. `expected` is for the message.
 

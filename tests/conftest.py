@@ -84,7 +84,7 @@ def networks_lowered_once():
 
 @pytest.fixture(scope="module")
 def checkpoint(tmp_path_factory):
-    """The folder of a tiny model, for the tests of the commands."""
+    """The folder of a tiny model, which no test changes."""
     from helpers import tiny_model
 
     from spx.checkpoints import save_checkpoint

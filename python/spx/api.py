@@ -13,7 +13,7 @@ from spxcore.canvas import Given
 from spxcore.draw import check_call, draw
 from spxcore.drawing import Drawing
 from spxcore.engines import Engine, Report
-from spxcore.errors import whole_number
+from spxcore.errors import seed_number
 from spxcore.heads import Sampling
 from spxcore.memory import memory_is_refused
 
@@ -138,7 +138,7 @@ class Sampler:
         """
         images = check_images(images, self.head.channels)
         check_call(images.shape, self.head.levels, engine)
-        seed = whole_number("seed", seed, 0, (1 << 64) - 1, "0 to 2^64 - 1")
+        seed = seed_number(seed)
         return self.family.score(self.checkpoint, images, seed, engine)
 
     @memory_is_refused()

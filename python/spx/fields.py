@@ -6,8 +6,7 @@ import math
 from dataclasses import field
 from typing import NamedTuple
 
-# Seeds of drawings are of 64 bits.
-LARGEST_SEED = (1 << 64) - 1
+from spxcore.errors import LARGEST_SEED
 
 
 class Range(NamedTuple):

@@ -9,7 +9,7 @@ from typing import ClassVar
 import numpy as np
 
 from spxcore.canvas import Given, check_mask, plain
-from spxcore.errors import SpxError, kind_of, require, whole_number
+from spxcore.errors import SpxError, kind_of, require, seed_number, whole_number
 from spxcore.heads import Sampling
 
 from .fields import ANY, COUNT, SEED, setting
@@ -58,7 +58,7 @@ class Request:
         if self.width is None:
             object.__setattr__(self, "width", self.height)
         whole("width", -(1 << 62), 1 << 62, "in pixels")
-        whole("seed", 0, (1 << 64) - 1, "0 to 2^64 - 1")
+        object.__setattr__(self, "seed", seed_number(self.seed))
         whole("refine", 0, 1 << 20, "0 steps or more")
         if self.label is not None:
             object.__setattr__(self, "label", whole_number("digit", self.label, -(1 << 62), 1 << 62, "a class"))

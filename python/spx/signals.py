@@ -8,6 +8,7 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
+from typing import Any
 
 STOPPING = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)]
 
@@ -39,7 +40,7 @@ class Signals:
 
     @contextmanager
     def _handled(self, handler: Callable[[int, FrameType | None], None]) -> Iterator[None]:
-        previous: dict[int, object] = {}
+        previous: dict[int, Any] = {}
         if threading.current_thread() is threading.main_thread():  # Python lets no other thread do it
             for number in STOPPING:
                 if signal.getsignal(number) not in (signal.SIG_IGN, None):
@@ -48,7 +49,7 @@ class Signals:
             yield
         finally:
             for number, old in previous.items():
-                signal.signal(number, old)  # type: ignore[arg-type]
+                signal.signal(number, old)
 
     @contextmanager
     def raised(self) -> Iterator[None]:

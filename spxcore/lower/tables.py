@@ -12,12 +12,13 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 
-def _int32(*names: str) -> np.dtype:
+def int32_columns(*names: str) -> np.dtype:
+    """The type of a table's row: an int32 by each name."""
     return np.dtype([(name, np.int32) for name in names])
 
 
 # One operation of a window program: a sum of taps at one place.
-OP = _int32(
+OP = int32_columns(
     "bias",  # first of its numbers in Packed.bias
     "code",  # first of its rows of U z, or -1
     "partial_in",  # start from these rows instead of bias and code
@@ -35,7 +36,7 @@ OP = _int32(
 GATE_NONE, GATE_SIGMOID = 0, 1
 FORM_PAIRS, FORM_RELU = 0, 1
 
-TAP = _int32(
+TAP = int32_columns(
     "source",  # first arena row it reads
     "weights",  # first number of its block [inputs][outputs] in Packed.weights
     "inputs",  # rows it reads
@@ -43,16 +44,18 @@ TAP = _int32(
 )
 
 # Inputs of a program: pixels are places of the network's first input; what a place is told comes from the others, counted from 0.
-PIXEL = _int32("place", "row")
-TOLD = _int32("input", "place", "row")
+PIXEL = int32_columns("place", "row")
+TOLD = int32_columns("input", "place", "row")
 
-INPUT = _int32("height", "width", "channels")  # places along the axes of one of a network's inputs, numbers at a place
-BLOCK = _int32("first", "inputs", "outputs")  # weights [inputs][outputs] that begin at Packed.weights[first]
+INPUT = int32_columns(
+    "height", "width", "channels"
+)  # places along the axes of one of a network's inputs, numbers at a place
+BLOCK = int32_columns("first", "inputs", "outputs")  # weights [inputs][outputs] that begin at Packed.weights[first]
 
 # Tables of the cuda engine: see `spxcore.lower.passes`.
-PROGRAM = _int32("part", "steps", "pixel", "pixel_current", "pixel_end", "told", "told_end", "params", "targets")
-PRODUCT = _int32("place", "places", "weights", "chunks", "kinds", "sources", "columns", "gate", "sync")
-PLACE = _int32("bias", "code", "partial_in", "partial_out", "residual", "raw", "activated", "form")
+PROGRAM = int32_columns("part", "steps", "pixel", "pixel_current", "pixel_end", "told", "told_end", "params", "targets")
+PRODUCT = int32_columns("place", "places", "weights", "chunks", "kinds", "sources", "columns", "gate", "sync")
+PLACE = int32_columns("bias", "code", "partial_in", "partial_out", "residual", "raw", "activated", "form")
 
 
 def columns_of(dtype: np.dtype) -> tuple[str, ...]:

@@ -18,17 +18,10 @@ from spx.models.spatial.config import preset
 from spxcore.errors import SpxError
 
 
-@pytest.fixture(scope="module")
-def saved(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("checkpoint")
-    save_checkpoint(tiny_model(), folder)
-    return folder
-
-
 @pytest.fixture
-def copy(saved, tmp_path, monkeypatch):
+def copy(checkpoint, tmp_path, monkeypatch):
     monkeypatch.setattr(tensors, "_WAITS", ())
-    return shutil.copytree(saved, tmp_path / "copy")
+    return shutil.copytree(checkpoint, tmp_path / "copy")
 
 
 def refused(folder, message: str) -> None:
@@ -134,9 +127,9 @@ def test_replaced_while_it_is_read(tmp_path):
 
 
 @pytest.mark.fault("wrong", "a reader between the two names of a checkpoint that is replaced")
-def test_between_the_two_names(saved, tmp_path, monkeypatch):
+def test_between_the_two_names(checkpoint, tmp_path, monkeypatch):
     """New weights beside the old config: it waits for the new config, and refuses if none comes."""
-    folder, new = shutil.copytree(saved, tmp_path / "a"), tmp_path / "b"
+    folder, new = shutil.copytree(checkpoint, tmp_path / "a"), tmp_path / "b"
     save_checkpoint(tiny_model(seed=1), new)
     shutil.copy(new / "model.safetensors", folder)
     waited = []
@@ -150,7 +143,7 @@ def test_between_the_two_names(saved, tmp_path, monkeypatch):
     found = read_checkpoint(folder)
     assert len(waited) == 3
     np.testing.assert_array_equal(found.tensors["network.u_in.v"], read_checkpoint(new).tensors["network.u_in.v"])
-    shutil.copy(saved / "config.json", folder)
+    shutil.copy(checkpoint / "config.json", folder)
     refused(folder, "damaged")
     assert len(waited) > 6 and sum(waited[3:]) < 1
 

@@ -33,16 +33,9 @@ def tiny(kind: str) -> SpatialPixelCNN:
     return tiny_model(**KINDS[kind])
 
 
-@pytest.fixture(scope="module")
-def saved(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("checkpoint")
-    save_checkpoint(tiny_model(), folder)
-    return folder
-
-
 @pytest.fixture
-def copy(saved, tmp_path):
-    return shutil.copytree(saved, tmp_path / "copy")
+def copy(checkpoint, tmp_path):
+    return shutil.copytree(checkpoint, tmp_path / "copy")
 
 
 def same_weights(a: SpatialPixelCNN, b: SpatialPixelCNN) -> None:
@@ -120,19 +113,19 @@ def test_overwriting_a_checkpoint(copy):
     same_weights(other, load_model(copy))
 
 
-def test_config_is_plain_json(saved):
-    config = json.loads((saved / CONFIG).read_text())
+def test_config_is_plain_json(checkpoint):
+    config = json.loads((checkpoint / CONFIG).read_text())
     assert config["network"]["patch"] == 8 and config["network"]["sizes"] == [28, 1400]
     assert config["vae"]["latent"] == 5 and config["components"] == 3
 
 
-def test_a_checkpoint_says_its_family(saved, copy):
+def test_a_checkpoint_says_its_family(checkpoint, copy):
     """One that says none, as the first ones, is of the first family; one of a family that is not there is refused."""
-    config = json.loads((saved / CONFIG).read_text())
+    config = json.loads((checkpoint / CONFIG).read_text())
     assert config.pop("family") == "spatial"
     (copy / CONFIG).write_text(json.dumps(config))
     assert read_checkpoint(copy).family == "spatial"
-    same_weights(load_model(copy), load_model(saved))
+    same_weights(load_model(copy), load_model(checkpoint))
     (copy / CONFIG).write_text(json.dumps({**config, "family": "none-such"}))
     known = " or ".join(registry.names())
     refused(copy, rf"config\.json: not a model .family: expected {known}, got 'none-such'")
@@ -284,13 +277,13 @@ def test_unknown_names(tmp_path, monkeypatch):
             load_model(name)
 
 
-def test_hub_names(saved, monkeypatch):
+def test_hub_names(checkpoint, monkeypatch):
     """A hub name is fetched, whole and by name; what the hub says goes into the sentence."""
     asked = []
 
     def fetch(name, revision, allow_patterns):
         asked.append((name, revision, allow_patterns))
-        return str(saved)
+        return str(checkpoint)
 
     monkeypatch.setattr("huggingface_hub.snapshot_download", fetch)
     same_weights(load_model("owner/name"), tiny_model())
@@ -309,10 +302,10 @@ def test_hub_names(saved, monkeypatch):
 
 
 @pytest.mark.parametrize("existing", [False, True])
-def test_a_failed_write_leaves_what_was_there(saved, tmp_path, monkeypatch, existing):
+def test_a_failed_write_leaves_what_was_there(checkpoint, tmp_path, monkeypatch, existing):
     folder = tmp_path / "run"
     if existing:
-        shutil.copytree(saved, folder)
+        shutil.copytree(checkpoint, folder)
 
     def half(path, raw):
         with open(path, "wb") as file:

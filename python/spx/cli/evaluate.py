@@ -129,6 +129,7 @@ def judge(arguments: argparse.Namespace) -> Work:
     from ..evaluation.evaluate import Amounts, Evaluation, evaluate
     from ..evaluation.report import markdown
     from ..io.files import write_json, write_text
+    from ..request import Request
     from . import options
 
     for name, reason in (("contours", metrics.why_no_contours()), ("out", arguments.out and figures.why_not())):
@@ -142,7 +143,7 @@ def judge(arguments: argparse.Namespace) -> Work:
     _check_images(test.images, model)
     lenet = _lenet(arguments, model, test.images.shape[1:])
     sizes = _sizes(arguments, model, test.images.shape[2])
-    engine = _engine(arguments, model)
+    engine = options.engine_for(arguments, model.drawing(Request(model.family.size(model.config))))
     amounts = Amounts(
         sizes["res"], sizes["contours"], arguments.samples, arguments.reconstructions, arguments.pairs_of,
         arguments.large_pixels, arguments.subset, arguments.refine,
@@ -184,19 +185,6 @@ def _check_images(images, model) -> None:
     head = model.head
     require(images.shape[1] == head.channels, "data", f"images of {head.channels} channels", f"{images.shape[1]}")
     require(images.max() < head.levels, "data", f"levels 0 to {head.levels - 1}, as the model's", int(images.max()))
-
-
-def _engine(arguments: argparse.Namespace, model):
-    """The engine that is asked for; "auto": the fastest that can draw the model."""
-    import numpy as np
-
-    from spxcore import engines
-
-    from ..request import Request
-
-    first = model.drawing(Request(model.family.size(model.config))).job(0, np.arange(1), {})
-    how = {name: getattr(arguments, name) for name in ("precision", "threads", "device")}
-    return engines.get(arguments.engine, first, **how)
 
 
 main = Command("spx-eval", lambda _: parser(), judge)

@@ -5,8 +5,9 @@ from __future__ import annotations
 import argparse
 import sys
 from dataclasses import fields
+from typing import TYPE_CHECKING
 
-from spxcore import __version__
+from spxcore import __version__, engines
 from spxcore.engines import CHOICES, PRECISIONS
 from spxcore.errors import require
 
@@ -14,6 +15,10 @@ from ..data.settings import DataSettings
 from ..fields import ANY, COUNT, Range
 from .fields import add_option
 from .values import Number, text
+
+if TYPE_CHECKING:
+    from spxcore.drawing import Drawing
+    from spxcore.engines import Engine
 
 IMAGES = Range(0, 1 << 32)  # an image's number has 32 bits
 SIDE = Range(1, 1 << 20)
@@ -81,6 +86,18 @@ def add_engine(p: argparse._ActionsContainer, precision: bool = True) -> None:
         text = "arithmetic of the drawing (fp32); tf32: triton and cuda"
         p.add_argument("--precision", choices=PRECISIONS, default="fp32", help=text)
     add_threads(p)
+
+
+def engine_for(arguments: argparse.Namespace, drawing: Drawing) -> Engine:
+    """The engine of those options; "auto": the fastest that can draw that.
+
+    Raises:
+        SpxError: if it cannot.
+    """
+    import numpy as np
+
+    how = {name: getattr(arguments, name) for name in ("precision", "threads", "device")}
+    return engines.get(arguments.engine, drawing.job(0, np.arange(1), {}), **how)
 
 
 def add_amounts(p: argparse._ActionsContainer) -> None:

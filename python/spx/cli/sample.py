@@ -148,21 +148,19 @@ def draw(arguments: argparse.Namespace) -> Work:
 
     import numpy as np
 
-    from spxcore import engines
     from spxcore.draw import draw as core_draw
 
     from ..api import load
     from ..io.files import Unwritten
     from ..io.pictures import write_images
     from ..signals import Stopped
+    from . import options
     from .request import request
 
     model = load(arguments.checkpoint)
     asked = request(arguments, model)
     drawing = model.drawing(asked)
-    first = drawing.job(0, np.arange(1), {})  # by which "auto" finds an engine that can draw it
-    how = {name: getattr(arguments, name) for name in ("precision", "threads", "device")}
-    engine = engines.get(arguments.engine, first, **how)
+    engine = options.engine_for(arguments, drawing)
     out = np.zeros((asked.n, asked.height, asked.width, model.head.channels), np.uint8)
 
     def work() -> str:

@@ -81,7 +81,7 @@ def read_json(path: str | Path, way_out: str = _AGAIN, finite: bool = True) -> A
 def read_object(path: str | Path, way_out: str = _AGAIN, finite: bool = True) -> dict:
     """The same of a file that holds an object."""
     value = read_json(path, way_out, finite)
-    require(isinstance(value, dict), shown(path), "a JSON object", kind(value), way_out)
+    require(isinstance(value, dict), shown(path), "an object", kind(value), way_out)
     return value
 
 

@@ -21,7 +21,7 @@ import numpy as np
 from spxcore.errors import SpxError, require
 
 from .files import write_atomically, writing
-from .reading import JSON_BYTES, parse_json, read_bytes
+from .reading import read_bytes, read_object
 
 CONFIG, WEIGHTS = "config.json", "model.safetensors"
 # The field of config.json that holds the SHA-256 of model.safetensors, in hexadecimal digits.
@@ -93,10 +93,7 @@ def read_config(folder: Path) -> dict:
     path = folder / CONFIG
     whole = f"a checkpoint ({CONFIG} and {WEIGHTS})"
     require(path.exists(), str(folder), whole, f"a folder without {CONFIG}")
-    config = parse_json(read_bytes(path, JSON_BYTES, _AGAIN), path, _AGAIN)
-    if not isinstance(config, dict):
-        raise SpxError(f"{path}: expected an object, got another JSON value ({_AGAIN})")
-    return config
+    return read_object(path, _AGAIN)
 
 
 def _weights(folder: Path, limit: int) -> bytes:

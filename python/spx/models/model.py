@@ -420,7 +420,7 @@ class Checkpoint:
         return {prefix: Network(walk, self.part(f"{prefix}.")) for prefix, walk in walks.items()}
 
     def module(self) -> nn.Module:
-        """The torch module, in evaluation mode, on the CPU."""
+        """The torch module, in evaluation mode, on `device`."""
         return self.model.module(self)
 
     @classmethod

@@ -15,10 +15,10 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from helpers import idx_bytes, sign, tiny_model
+from helpers import idx_bytes, sign
 from PIL import Image
 
-from spx.checkpoints import read_checkpoint, save_checkpoint
+from spx.checkpoints import read_checkpoint
 from spx.data.arrays import read_arrays
 from spx.data.cifar import read_binary, read_python
 from spx.data.idx import read_idx
@@ -144,13 +144,6 @@ def test_pictures(tmp_path, ending):
         return image.dtype == np.uint8 and image.ndim == 3 and image.shape[2] == 3
 
     campaign(tmp_path / f"a.{ending}", file.getvalue(), lambda path: read_image(path, 3, "white"), right)
-
-
-@pytest.fixture(scope="module")
-def checkpoint(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("fuzz")
-    save_checkpoint(tiny_model(), folder)
-    return folder
 
 
 @pytest.fixture

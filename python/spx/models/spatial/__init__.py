@@ -159,10 +159,10 @@ class Spatial(Model):
         import torch
 
         from .module import module_of
+        from .patches import to_levels
 
         code = torch.from_numpy(drawing.codes(checkpoint, images, engines.evaluate))
-        decoded = module_of(checkpoint).decoded(code.to(checkpoint.device)).cpu()
-        return ((decoded + 1) * 127.5).round().byte().permute(0, 2, 3, 1).numpy()
+        return to_levels(module_of(checkpoint).decoded(code.to(checkpoint.device)))
 
     def drawn_codes(
         self, checkpoint: Checkpoint, n: int, seed: int, *sets: np.ndarray

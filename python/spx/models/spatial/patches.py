@@ -45,6 +45,11 @@ def on_grid(x: Tensor) -> Tensor:
     return ((x.clamp(-1, 1) + 1) * 127.5 + 0.5).floor() / 127.5 - 1
 
 
+def to_levels(images: Tensor) -> np.ndarray:
+    """Images [B, C, H, W] in [-1, 1], what is beyond cut off, as levels: uint8 [B, H, W, C]."""
+    return ((images.clamp(-1, 1) + 1) * 127.5).round().byte().permute(0, 2, 3, 1).cpu().numpy()
+
+
 def contrast(n: Tensor | float, native: int, strength: float):
     """Factor on pixel values around mid-grey at image size n: 1 + strength (n / native - 1); 1 at the data's own size."""
     return 1 + strength * (n / native - 1)
@@ -78,8 +83,7 @@ def full_image(images: Tensor, n: int, strength: float) -> Tensor:
 def full_images(images: np.ndarray, n: int, strength: float) -> np.ndarray:
     """The same of levels: uint8 [B, H, H, C] -> uint8 [B, n, n, C]."""
     unit = to_unit(torch.from_numpy(np.array(images.transpose(0, 3, 1, 2))))
-    chunks = [((full_image(chunk, n, strength) + 1) * 127.5).round().byte() for chunk in unit.split(50)]
-    return torch.cat(chunks).permute(0, 2, 3, 1).numpy()
+    return np.concatenate([to_levels(full_image(chunk, n, strength)) for chunk in unit.split(50)])
 
 
 def _edge_density(images: Tensor) -> Tensor:

@@ -21,7 +21,7 @@ from ..training import VALIDATION_BATCH, Batch, Phase, mean_of
 from .codes import encode, refine
 from .config import LARGEST
 from .module import SpatialPixelCNN
-from .patches import Patches, decoded_targets, sample_patches
+from .patches import Patches, decoded_targets, sample_patches, to_levels
 from .prior import Prior, fit_mixture
 from .settings import Settings
 from .vae import to_unit
@@ -156,8 +156,7 @@ class SpatialTraining(training.Training):
         if phase.name == "vae":
             images = torch.from_numpy(originals).permute(0, 3, 1, 2).to(self.run.device)
             mean, _ = self.module.coder.encode(to_unit(images))
-            levels = ((self.module.coder.mean_image(mean).clamp(-1, 1) + 1) * 127.5).round().byte()
-            return np.concatenate([originals, levels.permute(0, 2, 3, 1).cpu().numpy()])
+            return np.concatenate([originals, to_levels(self.module.coder.mean_image(mean))])
         again = [self.drawn(source=originals)] if self.module.vae is not None else []
         return np.concatenate([originals, *again, self.drawn()])
 

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import MISSING, asdict, dataclass, fields
-from numbers import Real
 from typing import TYPE_CHECKING
 
-from spxcore.errors import require, whole_number
+from spxcore.errors import require
 
 from ..data.settings import DataSettings
-from ..fields import ANY, BATCH, COUNT, POSITIVE, UNDER_ONE, Range, setting
+from ..fields import ANY, BATCH, COUNT, POSITIVE, UNDER_ONE, Range, plain_value, setting
 
 if TYPE_CHECKING:
     from typing_extensions import Self  # in `typing` from Python 3.11 on
@@ -17,20 +16,6 @@ if TYPE_CHECKING:
 SCHEDULES = ("cosine", "exponential")
 PRECISIONS = ("fp32", "bf16")
 VALIDATES_ON = ("split", "test")
-
-
-_KINDS = {"str": (str, "text"), "bool": (bool, "true or false"), "float": (Real, "a number")}
-
-
-def check_type(name: str, value: object, wanted: str) -> None:
-    """Refuse a setting that is no text, no number or no boolean where it has to be; a recipe.json may hold anything.
-
-    Raises:
-        SpxError: with a sentence.
-    """
-    types, expected = _KINDS.get(wanted, (object, ""))
-    good = isinstance(value, types) and not (types is Real and isinstance(value, bool))
-    require(good, name, expected, repr(value)[:80])
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -86,13 +71,11 @@ class Settings(DataSettings):
     def __post_init__(self):
         super().__post_init__()
         for f in fields(self):
-            value, choices, bounds = getattr(self, f.name), f.metadata.get("choices"), f.metadata.get("range")
-            check_type(f.name, value, getattr(f.type, "__name__", str(f.type)))
+            choices, bounds = f.metadata.get("choices"), f.metadata.get("range")
+            value = plain_value(f.name, getattr(self, f.name), getattr(f.type, "__name__", str(f.type)))
+            object.__setattr__(self, f.name, value)
             if choices:
                 require(value in choices, f.name, ", ".join(choices), repr(value))
-            if type(f.default) is int:
-                value = whole_number(f.name, value, -(1 << 63), (1 << 63) - 1)
-                object.__setattr__(self, f.name, value)
             if bounds:
                 bounds = Range(*bounds)
                 require(bounds.holds(value), f.name, str(bounds), value)

@@ -3,18 +3,15 @@
 from __future__ import annotations
 
 import functools
-import math
 import re
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, field, fields
-from numbers import Real
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
-import numpy as np
-
-from spxcore.errors import SpxError, require, whole_number
+from spxcore.errors import SpxError, require, shown
 from spxcore.heads import Logistics
 
+from ...fields import make_plain
 from . import network as walks
 
 CONDITIONINGS = ("spatial", "paper")
@@ -25,36 +22,6 @@ LARGEST = {
     "patch": 256, "filters": 4096, "layers": 64, "mixtures": 64, "latent": 1 << 14, "maps": 4096, "sizes": 1 << 20, "vae.size": 4096,
     "vae.filters": 4096, "vae.layers": 64, "vae.mixtures": 64, "vae.latent": 1 << 14, "components": 1 << 18,
 }  # fmt: skip
-
-
-def check_types(config, prefix: str = "") -> None:
-    """Make every field of a dataclass a plain value of its type; config.json may hold anything.
-
-    Raises:
-        SpxError: for one of another type, or over `LARGEST`.
-    """
-    for f in fields(config):
-        name, value = prefix + f.name, getattr(config, f.name)
-        limit = LARGEST.get(name, 1 << 20)
-        if f.type == "int":
-            value = whole_number(name, value, -limit, limit, f"at most {limit}")
-        elif f.type.startswith("tuple"):
-            require(isinstance(value, list | tuple), name, "whole numbers", _short(value))
-            value = tuple(whole_number(name, number, -limit, limit, f"at most {limit}") for number in value[:8])
-        elif f.type == "bool":
-            require(isinstance(value, bool | np.bool_), name, "True or False", _short(value))
-            value = bool(value)
-        elif f.type == "float":
-            real = isinstance(value, Real) and not isinstance(value, bool) and math.isfinite(value)
-            require(real, name, "a number", _short(value))
-            value = float(value)
-        elif f.type == "str":
-            require(isinstance(value, str), name, "text", _short(value))
-        object.__setattr__(config, f.name, value)
-
-
-def _short(value: object) -> str:
-    return repr(value)[:80]
 
 
 @dataclass(frozen=True)
@@ -88,7 +55,7 @@ class NetworkConfig:
     sizes: tuple[int, int] = field(default=(28, 1400))
 
     def __post_init__(self):
-        check_types(self)
+        make_plain(self, LARGEST)
         require(self.patch >= 4 and self.patch % 4 == 0, "patch", "a multiple of 4, at least 4", self.patch)
         require(self.channels in (1, 3), "channels", "1 or 3", self.channels)
         require(self.filters >= 1, "filters", "at least 1", self.filters)
@@ -96,7 +63,7 @@ class NetworkConfig:
         require(1 <= self.mixtures <= 64, "mixtures", "1 to 64", self.mixtures)
         require(self.latent >= 0, "latent", "0 (none) or more", self.latent)
         require(
-            self.conditioning in CONDITIONINGS, "conditioning", " or ".join(CONDITIONINGS), _short(self.conditioning)
+            self.conditioning in CONDITIONINGS, "conditioning", " or ".join(CONDITIONINGS), shown(self.conditioning)
         )
         require(0 <= self.dropout < 1, "dropout", "0 <= p < 1", self.dropout)
         low_high = len(self.sizes) == 2 and self.patch <= self.sizes[0] <= self.sizes[1]
@@ -185,7 +152,7 @@ class VAEConfig:
     latent: int = 60
 
     def __post_init__(self):
-        check_types(self, "vae.")
+        make_plain(self, LARGEST, "vae.")
         require(self.size >= 8 and self.size % 4 == 0, "vae.size", "a multiple of 4, at least 8", self.size)
         require(self.channels in (1, 3), "vae.channels", "1 or 3", self.channels)
         require(len(self.filters) == 3 and min(self.filters) > 0, "vae.filters", "three positive numbers", self.filters)
@@ -221,7 +188,7 @@ class ModelConfig:
     contrast: float = 0.0
 
     def __post_init__(self):
-        check_types(self)
+        make_plain(self, LARGEST)
         latent = self.network.latent
         require(
             bool(latent) == bool(self.vae), "vae", "one exactly when latent > 0", f"{self.vae} with latent={latent}"

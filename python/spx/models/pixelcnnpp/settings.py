@@ -28,7 +28,7 @@ class Settings(settings.Settings):
 _PAPER: dict[str, Any] = {"schedule": "exponential", "warmup": 0, "dropout": 0.5}
 
 PRESETS = {
-    "small": {"batch": 32, "steps": 100_000},
+    "small": {"batch": 16, "steps": 30_000},
     "paper-small": {**_PAPER, "steps": 500_000, "weight_decay": 1e-4, "patience": 100},
     "large": {**_PAPER, "filters": 160, "layers": 5, "steps": 1_000_000},
 }

@@ -133,14 +133,14 @@ class Cpp:
         if reason:
             return reason
         try:
-            self.windows(job.evaluated, job.schedule.side, job.schedule.side)
+            self.windows(job.evaluated, job.side, job.side)
         except (SpxError, ValueError) as error:
             return f"it cannot run this network in {self.precision}: {error}"
         return None
 
     def draw(self, job: Job, canvas: Canvas, report: Report | None = None) -> None:
         """See `Engine.draw`."""
-        self.windows(job.evaluated, job.schedule.side, job.schedule.side).draw(window_job(job, canvas), report)
+        self.windows(job.evaluated, job.side, job.side).draw(window_job(job, canvas), report)
 
     def evaluate(
         self,

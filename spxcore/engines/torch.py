@@ -1,4 +1,4 @@
-"""The wavefront with the plain PyTorch network: all windows of a step, of all images, as one batch. Any device."""
+"""The plain PyTorch network: all windows of a step of the wavefront, of all images, as one batch. Any device."""
 
 from __future__ import annotations
 
@@ -11,9 +11,10 @@ from ..canvas import Canvas
 from ..drawing import Job
 from ..errors import require
 from ..rng import pixel_words
-from ..schedules.window import Wavefront, window_origin
+from ..schedules import Raster
+from ..schedules.window import Wavefront
 from ..walk.network import Network
-from .base import Report, known_inputs, torch_device, why_no_window
+from .base import Report, known_inputs, torch_device, why_no_raster, why_no_window
 
 EMULATED = False
 
@@ -51,10 +52,12 @@ class Torch:
 
     def why_not(self, job: Job) -> str | None:
         """See `Engine.why_not`."""
-        return why_no_window(job)
+        return why_no_raster(job) if isinstance(job.schedule, Raster) else why_no_window(job)
 
     def draw(self, job: Job, canvas: Canvas, report: Report | None = None) -> None:
         """See `Engine.draw`."""
+        if isinstance(job.schedule, Raster):
+            return self.draw_whole(job, canvas, report)
         with self.running():
             for r, c in Wavefront(job.height, job.width, job.schedule.side):
                 # Images x pixels of this step, in pieces of at most `batch` windows.
@@ -66,6 +69,18 @@ class Torch:
                     canvas.finished[images] = r[c == job.width - 1].max(initial=canvas.finished[first] - 1) + 1
                     if report:
                         report(len(images) * len(r))
+
+    def draw_whole(self, job: Job, canvas: Canvas, report: Report | None) -> None:
+        """`draw` for the raster schedule: the whole network again for every pixel, of many images at once."""
+        with self.running():
+            for first in range(0, len(job.images), self.batch):
+                images = np.arange(first, min(first + self.batch, len(job.images)))
+                for r in range(job.height):
+                    for c in range(job.width):
+                        self.draw_pixels(job, canvas, images, np.array([r]), np.array([c]))
+                        canvas.finished[images] = r + (c == job.width - 1)
+                        if report:
+                            report(len(images))
 
     def draw_pixels(self, job: Job, canvas: Canvas, images: np.ndarray, r: np.ndarray, c: np.ndarray) -> None:
         """Draw pixels (r, c) [R] of the images with indices `images`, which do not depend on each other."""
@@ -97,11 +112,11 @@ class Torch:
         """
         import torch
 
-        from .torch_feeds import window_inputs
+        from .torch_feeds import origin, window_inputs
 
         module = job.evaluated.module.to(self.device)
         inputs, code = window_inputs(job, pixels, images, r, c, self.device)
-        r0, c0 = window_origin(r, c, job.schedule.side)
+        r0, c0 = origin(job, r, c)
         with torch.no_grad(), self.arithmetic():
             params = module(inputs, code)
         y, x = (torch.as_tensor(np.tile(a, len(images)), device=self.device) for a in (r - r0, c - c0))

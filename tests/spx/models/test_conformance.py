@@ -41,9 +41,9 @@ def tiny_checkpoint(name: str, seed: int = 0) -> Checkpoint:
 
 
 def tiny_job(name: str, n: int = 2, levels: int = 0, grow: int = 0):
-    """A job of such a model: one window, `grow` pixels more along each axis; levels: of a pixel, 0: the model's own."""
+    """A job of such a model: one window or image, `grow` pixels more along each axis; levels: of a pixel, 0: the model's own."""
     checkpoint = tiny_checkpoint(name)
-    side = checkpoint.model.schedule(checkpoint.config).side
+    side = checkpoint.model.side(checkpoint.config, "network")
     request = Request(side + grow, side + grow, n=n, seed=5)
     task = checkpoint.model.drawing(checkpoint, request, engines.evaluate).job(0, np.arange(n), {})
     if levels:
@@ -56,7 +56,7 @@ def tiny_job(name: str, n: int = 2, levels: int = 0, grow: int = 0):
 def test_the_probabilities_of_all_images_sum_to_one(name):
     """Of two levels: every image there is, by one pass over whole windows. A pixel that sees itself, or a later one, breaks it."""
     task = tiny_job(name, n=1, levels=2)
-    side, channels = task.schedule.side, task.head.channels
+    side, channels = task.height, task.head.channels
     bits = side * side * channels
     assert bits <= 16, "a tiny configuration has at most 16 numbers an image"
     every = (np.arange(1 << bits)[:, None] >> np.arange(bits) & 1).astype(np.uint8).reshape(-1, side, side, channels)
@@ -129,7 +129,7 @@ def test_a_score_is_the_bits_of_the_parameters_that_given_pixels_leave(name):
     """With the family's own codes, if it has any, and their price."""
     checkpoint = tiny_checkpoint(name)
     model, config = checkpoint.model, checkpoint.config
-    size, head = (model.schedule(config).side + 1,) * 2, model.head(config)
+    size, head = (model.side(config, "network") + 1,) * 2, model.head(config)
     images = np.random.default_rng(1).integers(0, head.levels, (2, *size, head.channels)).astype(np.uint8)
     found, (codes, nats) = model.score(checkpoint, images), model.paid_codes(checkpoint, images, engines.evaluate)
     drawing = model.drawing(checkpoint, Request(*size, n=2, code=codes), engines.evaluate)

@@ -423,7 +423,7 @@ def test_what_a_window_engine_cannot_draw(small, engine):
     task, engine = task_of(small, 8, 8), engines.get(engine)
     assert engine.why_not(task) is None
     assert "whole canvases" in engine.why_not(replace(task, tiles=Tiles(step=2)))
-    assert "window" in engine.why_not(replace(task, network=None))
+    assert "networks only" in engine.why_not(replace(task, network=None))
     planes = {**task.feeds, "places.1": Planes(np.zeros((1, 4, 4, 6), np.float32))}
     assert "no Planes" in engine.why_not(replace(task, feeds=planes))
 

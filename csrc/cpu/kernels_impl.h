@@ -372,6 +372,14 @@ void narrow(const Run& run) {
   }
 }
 
+}  // namespace
+}  // namespace spx
+
+#include "kernels_channels.h"
+
+namespace spx {
+namespace {
+
 double seconds_now() {
   timespec t;
   clock_gettime(CLOCK_MONOTONIC, &t);
@@ -405,7 +413,9 @@ double peak(double seconds) {
   return best;
 }
 
-constexpr Kernels make_kernels(const char* name) { return Kernels{name, pack, wide<false>, narrow, peak<fma>}; }
+constexpr Kernels make_kernels(const char* name) {
+  return Kernels{name, pack, wide<false>, narrow, channels, peak<fma>};
+}
 
 }  // namespace
 }  // namespace spx

@@ -32,6 +32,12 @@ inline Vec reciprocal(Vec x) {  // the 14-bit estimate and one Newton step; x po
   const Vec r = _mm512_rcp14_ps(x);
   return r * (all(2.0f) - x * r);
 }
+inline void store_side_by_side(float* p, Vec a, Vec b) {  // a_0, b_0, a_1, b_1 ...
+  const __m512i low = _mm512_setr_epi32(0, 16, 1, 17, 2, 18, 3, 19, 4, 20, 5, 21, 6, 22, 7, 23);
+  const __m512i high = _mm512_setr_epi32(8, 24, 9, 25, 10, 26, 11, 27, 12, 28, 13, 29, 14, 30, 15, 31);
+  store(p, _mm512_permutex2var_ps(a, low, b));
+  store(p + 16, _mm512_permutex2var_ps(a, high, b));
+}
 
 #elif defined(__AVX2__)
 
@@ -48,6 +54,11 @@ inline Vec add_to_exponent(Vec x, Vec bits) {
   return _mm256_castsi256_ps(_mm256_add_epi32(_mm256_castps_si256(x), n));
 }
 inline Vec reciprocal(Vec x) { return _mm256_div_ps(all(1.0f), x); }
+inline void store_side_by_side(float* p, Vec a, Vec b) {
+  const Vec low = _mm256_unpacklo_ps(a, b), high = _mm256_unpackhi_ps(a, b);
+  store(p, _mm256_permute2f128_ps(low, high, 0x20));
+  store(p + 8, _mm256_permute2f128_ps(low, high, 0x31));
+}
 
 #else
 
@@ -70,6 +81,10 @@ inline Vec minimum(Vec a, Vec b) { return select(a < b, a, b); }
 inline Vec maximum(Vec a, Vec b) { return select(a > b, a, b); }
 inline Vec add_to_exponent(Vec x, Vec bits) { return (Vec)((Integers)x + ((Integers)bits << 23)); }
 inline Vec reciprocal(Vec x) { return all(1.0f) / x; }
+inline void store_side_by_side(float* p, Vec a, Vec b) {
+  store(p, Vec{a[0], b[0], a[1], b[1]});
+  store(p + 4, Vec{a[2], b[2], a[3], b[3]});
+}
 
 #endif
 

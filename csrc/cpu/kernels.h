@@ -29,7 +29,8 @@ struct Run {
   float* arena;        // wide: [rows][LANES], 64-byte aligned; narrow: [rows]
   const float* ahead;  // narrow only: where partial sums are, number r at ahead[r * ahead_stride]
   int ahead_stride;
-  float* scratch;    // scratch_size() floats, 64-byte aligned
+  const uint8_t* of_pairs;  // for each op, whether its residual is kept as (elu(x), elu(-x)); null: none is. Wide only
+  float* scratch;           // scratch_size() floats, 64-byte aligned
   const char* next;  // weights that will be read next, and about how many bytes; wide kernels keep them up to date
   int64_t next_size;
 };
@@ -54,9 +55,9 @@ struct ChannelsRun {
   const float* const* start;  // [count] where each sum starts from
   const float* code;          // U z, added to it, or null
   float* const* sum;          // [count] where sums are left and nothing else is done, or null
-  bool gated;
-  int form;               // of the activation
-  const float* residual;  // the first place's, or null; so are the next two
+  bool gated, of_pairs;       // of_pairs: as of Run
+  int form;                   // of the activation
+  const float* residual;      // the first place's, or null; so are the next two
   float *raw, *activated;
   int64_t residual_step, raw_step, activated_step;
   float* scratch;  // [places][tiles][tile], 64-byte aligned

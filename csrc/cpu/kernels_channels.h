@@ -112,7 +112,15 @@ void finish_channels(const ChannelsRun& run, int place, const float* sum, int be
   float* raw = run.raw ? run.raw + place * run.raw_step : nullptr;
   float* activated = run.activated ? run.activated + place * run.activated_step : nullptr;
   for (int c = begin; c < end; c += WIDTH) {
-    const Vec y = finished(run.gated, sum + c, sum + b + c, x ? x + c : nullptr);
+    Vec added = all(0.0f);
+    if (x && run.of_pairs) {
+      Vec of_x, of_minus_x;
+      load_side_by_side(x + 2 * c, &of_x, &of_minus_x);
+      added = from_elu(of_x, of_minus_x);
+    } else if (x) {
+      added = load(x + c);
+    }
+    const Vec y = finished(run.gated, sum + c, sum + b + c, x != nullptr, added);
     if (raw) store(raw + c, y);
     if (activated && run.form != FORM_PAIRS) {
       store(activated + c, seen_as(run.form, y));

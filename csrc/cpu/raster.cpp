@@ -258,6 +258,7 @@ class Worker {
     run.tiles = raster_.stage_tiles[op.stage];
     run.gated = stage.gate == GATE_SIGMOID;
     run.tile_end = run.gated ? run.tiles / 2 : run.tiles;
+    run.of_pairs = of_pairs(stage);
     run.start = starts_.data();
     run.code = stage.code < 0 || continues ? nullptr : tile_code_.data() + stage_code_[op.stage];
     run.sum = leaves ? sums_.data() : nullptr;
@@ -273,7 +274,12 @@ class Worker {
     model_.kernels->channels(run);
   }
 
-  void begin_wide() { ops_.clear(), taps_.clear(), alike_.clear(); }
+  // Whether a stage's residual is kept as (elu(x), elu(-x)).
+  bool of_pairs(const RasterStage& stage) const {
+    return stage.residual >= 0 && raster_.rings[stage.residual].form == FORM_PAIRS;
+  }
+
+  void begin_wide() { ops_.clear(), taps_.clear(), alike_.clear(), of_pairs_.clear(); }
 
   // One place of an op, as wide kernels take it: its taps [begin, end). leaves, continues: its partial sums.
   void add_wide(int number, int place, int begin, int end, bool leaves, bool continues) {
@@ -304,6 +310,7 @@ class Worker {
     }
     one.tap_end = static_cast<int32_t>(taps_.size());
     ops_.push_back(one);
+    of_pairs_.push_back(of_pairs(stage));
   }
 
   void run_wide() {
@@ -322,6 +329,7 @@ class Worker {
     run.bias = model_.bias.data();
     run.code = code_.data();
     run.arena = arena_.data();
+    run.of_pairs = of_pairs_.data();
     run.scratch = scratch_.data();
     run.next = reinterpret_cast<const char*>(model_.packed.data());
     model_.kernels->wide(run);
@@ -390,6 +398,7 @@ class Worker {
   std::vector<Op> ops_;
   std::vector<Tap> taps_;
   std::vector<int32_t> alike_;
+  std::vector<uint8_t> of_pairs_;
   std::vector<ChannelsTap> lines_;
   std::vector<const float*> starts_;
   std::vector<float*> sums_;

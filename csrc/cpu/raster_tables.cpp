@@ -73,8 +73,11 @@ class Checker {
       if (ring == -1) continue;
       check_ring_number("stage, rings", ring);
       check_that(r_.rings[ring].channels == channels, "stage, rings", "those of its channels", ring);
-      check_that((r_.rings[ring].form == FORM_RAW) == (ring != stage.activated), "stage, rings", "of the right form",
-                 ring);
+      const int32_t form = r_.rings[ring].form;
+      const bool good = ring == stage.activated  ? form != FORM_RAW
+                        : ring == stage.residual ? form != FORM_RELU
+                                                 : form == FORM_RAW;
+      check_that(good, "stage, rings", "of the right form", ring);
     }
   }
 

@@ -38,6 +38,13 @@ inline void store_side_by_side(float* p, Vec a, Vec b) {  // a_0, b_0, a_1, b_1 
   store(p, _mm512_permutex2var_ps(a, low, b));
   store(p + 16, _mm512_permutex2var_ps(a, high, b));
 }
+inline void load_side_by_side(const float* p, Vec* a, Vec* b) {
+  const __m512i even = _mm512_setr_epi32(0, 2, 4, 6, 8, 10, 12, 14, 16, 18, 20, 22, 24, 26, 28, 30);
+  const __m512i odd = _mm512_setr_epi32(1, 3, 5, 7, 9, 11, 13, 15, 17, 19, 21, 23, 25, 27, 29, 31);
+  const Vec low = load(p), high = load(p + 16);
+  *a = _mm512_permutex2var_ps(low, even, high);
+  *b = _mm512_permutex2var_ps(low, odd, high);
+}
 
 #elif defined(__AVX2__)
 
@@ -58,6 +65,12 @@ inline void store_side_by_side(float* p, Vec a, Vec b) {
   const Vec low = _mm256_unpacklo_ps(a, b), high = _mm256_unpackhi_ps(a, b);
   store(p, _mm256_permute2f128_ps(low, high, 0x20));
   store(p + 8, _mm256_permute2f128_ps(low, high, 0x31));
+}
+inline void load_side_by_side(const float* p, Vec* a, Vec* b) {
+  const Vec first = load(p), second = load(p + 8);
+  const Vec low = _mm256_permute2f128_ps(first, second, 0x20), high = _mm256_permute2f128_ps(first, second, 0x31);
+  *a = _mm256_shuffle_ps(low, high, 0x88);
+  *b = _mm256_shuffle_ps(low, high, 0xdd);
 }
 
 #else
@@ -84,6 +97,11 @@ inline Vec reciprocal(Vec x) { return all(1.0f) / x; }
 inline void store_side_by_side(float* p, Vec a, Vec b) {
   store(p, Vec{a[0], b[0], a[1], b[1]});
   store(p + 4, Vec{a[2], b[2], a[3], b[3]});
+}
+inline void load_side_by_side(const float* p, Vec* a, Vec* b) {
+  const Vec low = load(p), high = load(p + 4);
+  *a = Vec{low[0], low[2], high[0], high[2]};
+  *b = Vec{low[1], low[3], high[1], high[3]};
 }
 
 #endif
@@ -118,6 +136,9 @@ inline void concat_elu(Vec x, Vec* of_x, Vec* of_minus_x) {
   *of_x = maximum(x, below);
   *of_minus_x = maximum(minus, below);
 }
+
+// x of elu(x) and elu(-x): the one that is positive is |x|.
+inline Vec from_elu(Vec of_x, Vec of_minus_x) { return maximum(all(0.0f), of_x) - maximum(all(0.0f), of_minus_x); }
 
 #if defined(__AVX512BF16__)
 // Both rounded to bf16, a in the low and b in the high half of each 32 bits.

@@ -235,10 +235,11 @@ class Worker {
   void run_narrow(int number, int first, int count, int begin, int end, bool leaves, bool continues) {
     const RasterOp& op = raster_.ops[number];
     const RasterStage& stage = raster_.stages[op.stage];
+    const bool in_step = op.waits && !leaves;  // it reads zeros beside a row, so that all weights follow each other
     lines_.clear();
     for (int t = begin; t < end; ++t) {
       const RasterTap& tap = raster_.taps[t];
-      if (count == 1 && (first < tap.inside || first >= tap.inside_end)) continue;
+      if (count == 1 && !in_step && (first < tap.inside || first >= tap.inside_end)) continue;
       const int64_t step = int64_t{tap.step} * layout_->place[tap.ring];
       lines_.push_back({at(tap_at_[t] + first * step), step, raster_.tiles.data() + raster_.tap_tiles[t],
                         raster_.numbers[tap.ring]});
@@ -271,6 +272,7 @@ class Worker {
     run.residual = set(stage.residual, op_at_[number].residual, &run.residual_step);
     run.form = stage.activated < 0 ? FORM_PAIRS : raster_.rings[stage.activated].form;
     run.scratch = scratch_.data();
+    run.in_order = in_step ? raster_.in_order.data() + raster_.op_in_order[number] : nullptr;
     model_.kernels->channels(run);
   }
 

@@ -91,7 +91,7 @@ void sum_place(const ChannelsRun& run, int first, float* sum) {
   }
   const float* w = run.in_order + first;
   for (const ChannelsTap* tap = run.taps; tap != run.taps_end; ++tap) {
-    for (const float *x = tap->source, *end = x + tap->inputs; x != end; ++x, w += row) {
+    for (const float *x = tap->source + run.place * tap->step, *end = x + tap->inputs; x != end; ++x, w += row) {
       const Vec xs = all(*x);
 #pragma GCC unroll 20
       for (int v = 0; v < VECTORS; ++v) {
@@ -185,7 +185,7 @@ void run_channels(const ChannelsRun& run) {
 void channels(const ChannelsRun& run) {
   if (run.in_order) {
     sum_in_order(run, run.scratch);
-    return finish_channels(run, 0, run.scratch, 0, run.tile_end * run.tile);
+    return finish_channels(run, run.place, run.scratch, 0, run.tile_end * run.tile);
   }
   if (run.tile == CHANNEL_TILES[0]) return run_channels<CHANNEL_TILES[0] / WIDTH>(run);
   return run_channels<CHANNEL_TILES[1] / WIDTH>(run);

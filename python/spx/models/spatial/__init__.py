@@ -102,8 +102,8 @@ class Spatial(Model):
     def paid_codes(
         self, checkpoint: Checkpoint, images: np.ndarray, evaluate: Evaluate, seed: int = 0
     ) -> tuple[np.ndarray | None, np.ndarray]:
-        """Draws from q(z | x), and KL(q(z | x) || p(z)); see `Model.paid_codes`. The noise is the seed's and the picture's: a score does not
-        depend on what is scored beside it."""
+        """Draws from q(z | x), and KL(q(z | x) || p(z)); see `Model.paid_codes`. The noise is the seed's and the picture's: a
+        score does not depend on what is scored beside it."""
         if not checkpoint.config.vae:
             return super().paid_codes(checkpoint, images, evaluate, seed)
         import torch

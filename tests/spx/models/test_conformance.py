@@ -97,25 +97,31 @@ def test_a_pixel_changes_nothing_that_is_drawn_before_it(name):
 @pytest.mark.parametrize("engine", [name for name in engines.NAMES if name != "reference"])
 @pytest.mark.parametrize("name", FAMILIES)
 def test_every_engine_draws_what_the_naive_loop_draws(name, engine):
-    """First the parameters of given pixels, then pixels of its own."""
+    """First the parameters of given pixels, then pixels of its own. Triton's interpreter is slow: in one drawing of one image it does
+    both, with all pixels given but the last three."""
     reason = engines.why_not(engine)
     if reason:
         pytest.skip(reason)
-    n = 1 if engines.emulated(engine) else 3  # Triton's interpreter is slow
+    slow = engines.emulated(engine)
+    n = 1 if slow else 3
     task, engine = tiny_job(name, n=n, grow=n), engines.get(engine)
     if reason := engine.why_not(task):
         pytest.skip(reason)
     naive = drawn("reference", task, keep=True)
     assert not np.isnan(naive.params).any() and len(np.unique(naive.pixels)) > 1
-    forced = drawn(engine, task, Given(naive.pixels, np.ones(naive.pixels.shape[1:3], bool)), keep=True)
-    assert close(forced.params, naive.params, 1e-4)
-    np.testing.assert_array_equal(forced.pixels, naive.pixels)
-    given = None
-    if n == 1:  # the slow one draws the last three pixels only
-        mask = np.ones(naive.pixels.shape[1:3], bool)
-        mask[-1, -3:] = False
-        given = Given(naive.pixels, mask)
-    same_images(task, naive.pixels, drawn(engine, task, given).pixels)
+    mask = np.ones(naive.pixels.shape[1:3], bool)
+    mask[-1, -3:] = not slow
+    forced = drawn(engine, task, Given(naive.pixels, mask), keep=True)
+    same_images(task, naive.pixels, forced.pixels)
+    same = (
+        np.cumsum((forced.pixels != naive.pixels).any(axis=-1).reshape(n, -1), axis=1) == 0
+    )  # up to a draw on a bin's edge
+    assert close(
+        forced.params.reshape(n, same.shape[1], -1)[same], naive.params.reshape(n, same.shape[1], -1)[same], 1e-4
+    )
+    if not slow:
+        np.testing.assert_array_equal(forced.pixels, naive.pixels)
+        same_images(task, naive.pixels, drawn(engine, task).pixels)
 
 
 @pytest.mark.parametrize("name", FAMILIES)

@@ -20,7 +20,6 @@ from torch.nn import functional as F
 from ..canvas import Canvas
 from ..drawing import Job
 from ..feeds import Planes
-from ..graph import Graph
 from ..plan import Stage, plan_at
 from ..plan.plan import BLOCK, PLACE, ROW, SOURCE
 from ..plan.reach import first_row, latest_pixel
@@ -93,13 +92,14 @@ class WholeNetwork:
     """A network at a size of whole images, lowered to gathers and matrix products.
 
     Args:
-        graph: the network.
+        network: what is lowered; it is not kept.
         height, width: of the images.
         device: of its weights.
     """
 
-    def __init__(self, graph: Graph, height: int, width: int, device: torch.device):
-        self.size, self.device, self.graph = (height, width), device, graph
+    def __init__(self, network: Network, height: int, width: int, device: torch.device):
+        graph = network.graph
+        self.size, self.device = (height, width), device
         self.plan = plan_at(graph, height, width, fold=False).cone(range(height * width))
         self.latest, self.first = latest_pixel(self.plan), first_row(self.plan)
         self.period = {stage.output: max(read.taps.period for read in stage.reads) for stage in graph.stages}
@@ -177,7 +177,7 @@ def compiled(known: weakref.WeakKeyDictionary[Network, WholeNetwork], job: Job, 
     """A job's network at its size; the latest size of each network is remembered in `known`."""
     network, size = job.evaluated, (job.height, job.width)
     if network not in known or known[network].size != size:
-        known[network] = WholeNetwork(network.graph, *size, device)
+        known[network] = WholeNetwork(network, *size, device)
     return known[network]
 
 

@@ -7,9 +7,9 @@ import functools
 import numpy as np
 
 from spxcore import Job, Logistics, Network, Sampling
-from spxcore.feeds import Pixels, Places, Planes, axis, unit_levels
+from spxcore.feeds import Pixels, Places, axis, unit_levels
 from spxcore.plan import execute, plan_at
-from spxcore.schedules import Raster, Window
+from spxcore.schedules import Window
 from spxcore.schedules.window import window_origin
 from spxcore.walk.language import down, down_right
 from spxcore.walk.shapes import shapes_of
@@ -122,21 +122,3 @@ def expected_params(job: Job, pixels: np.ndarray) -> np.ndarray:
         params = execute(plan, window_inputs(job, pixels, n), code)[plan.output]
         result.append(params[np.arange(len(r)), (r - r0) * m + c - c0].reshape(job.height, job.width, -1))
     return np.stack(result)
-
-
-def whole_job(height: int, width: int, images: int = 2, head=None, seed: int = 3) -> Job:
-    """Whole images: a network of two resolutions, told two numbers at each place of the lower one, and a code."""
-    g, head = np.random.default_rng(seed), head or Logistics(1, 3)
-    of = spread(functools.partial(relu_net, pixel=head.channels, outputs=head.parameters, told=2, latent=3))
-    planes = Planes(g.normal(size=(images, -(-height // 2), -(-width // 2), 2)))
-    feeds = {"x": Pixels(unit_levels(head.levels)), "where": planes}
-    return Job(of, head, Raster(), feeds, height, width, np.arange(images), g.normal(size=(images, 3)), seed).check()
-
-
-def expected_whole(job: Job, pixels: np.ndarray) -> np.ndarray:
-    """Parameters of all pixels given the ones before, float64 [N, H, W, P]: the network sees none of the later ones."""
-    plan = plan_at(job.network.graph, job.height, job.width)
-    x, where = job.feeds["x"].table.astype(np.float64)[pixels], job.feeds["where"].array.astype(np.float64)
-    n = len(pixels)
-    inputs = {"x": x.reshape(n, job.height * job.width, -1), "where": where.reshape(n, -1, 2)}
-    return execute(plan, inputs, job.code.astype(np.float64))[plan.output].reshape(n, job.height, job.width, -1)

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 import torch
 from helpers import close, drawn, same_images
-from walks import expected_whole, spread, whole_job
+from walks import spread
+from wholes import expected, whole_job
 
 from spx.models.pixelcnnpp.config import NetworkConfig
 from spx.models.pixelcnnpp.network import pixelcnnpp
@@ -49,7 +50,7 @@ def test_parameters_are_the_plans(head):
     given = Given(g.integers(0, 256, (3, 6, 7, head.channels), np.uint8), g.random((3, 6, 7)) < 0.5)
     canvas = drawn("torch", task, given, keep=True)
     assert (canvas.pixels == given.pixels)[given.mask].all()
-    assert close(canvas.params, expected_whole(task, canvas.pixels), 1e-5)
+    assert close(canvas.params, expected(task, canvas.pixels), 1e-5)
 
 
 def test_every_place_is_computed_once(monkeypatch):
@@ -66,9 +67,9 @@ def test_every_place_is_computed_once(monkeypatch):
     mask[2:4] = True
     drawn("torch", task, Given(np.zeros((1, 6, 6, 1), np.uint8), mask))
     plan = plan_at(task.network.graph, 6, 6, fold=False)
-    expected = {name: np.flatnonzero(need) for name, need in plan.needed(range(36)).items()}
-    expected["x"] = np.arange(36)
-    assert {name: sorted(places) for name, places in kept.items()} == {n: p.tolist() for n, p in expected.items()}
+    wanted = {name: np.flatnonzero(need) for name, need in plan.needed(range(36)).items()}
+    wanted["x"] = np.arange(36)
+    assert {name: sorted(places) for name, places in kept.items()} == {n: p.tolist() for n, p in wanted.items()}
 
 
 def test_latest_pixels_and_first_rows_are_those_of_the_dependencies():
@@ -85,13 +86,13 @@ def test_latest_pixels_and_first_rows_are_those_of_the_dependencies():
 def test_images_are_drawn_together_as_far_as_the_memory_goes(monkeypatch):
     """One at a time here; reports count every pixel once."""
     task, counts = streams_job(4, 5, images=3), []
-    expected = drawn("torch", task).pixels
+    together = drawn("torch", task).pixels
     monkeypatch.setattr("spxcore.engines.torch.MEMORY", 1)
     engine, canvas = engines.get("torch"), task.canvas()
     engine.draw(task, canvas, counts.append)
-    same_images(task, expected, canvas.pixels)
+    same_images(task, together, canvas.pixels)
     assert sum(counts) == 60 and max(counts) == 1
-    whole = WholeNetwork(task.network.graph, 4, 5, torch.device("cpu"))
+    whole = WholeNetwork(task.network, 4, 5, torch.device("cpu"))
     of = Activations(whole, task, canvas, np.arange(1)).values
     places = {seen: tensor[:, :-1].numel() for seen, tensor in of.items()}
     assert whole.bytes_an_image == 4 * sum(places.values())

@@ -5,7 +5,8 @@ from dataclasses import replace
 import numpy as np
 import pytest
 from helpers import close, drawn, same_images
-from walks import expected_whole, relu_job, whole_job
+from walks import relu_job
+from wholes import expected, whole_job
 
 from spxcore import Given, Logistics, Softmax, engines
 from spxcore.compare import first_difference
@@ -19,7 +20,7 @@ from spxcore.schedules import Raster, Window
 def test_the_naive_loop_draws_by_the_whole_network(size, head):
     task = whole_job(*size, head=head)
     canvas = drawn("reference", task, keep=True)
-    assert close(canvas.params, expected_whole(task, canvas.pixels), 1e-5)
+    assert close(canvas.params, expected(task, canvas.pixels), 1e-5)
     assert (canvas.finished == size[0]).all() and first_difference(task, canvas.pixels, canvas.pixels) is None
     same_images(task, canvas.pixels, drawn("torch", task).pixels)
 
@@ -31,7 +32,7 @@ def test_given_pixels_stand_and_the_others_are_their_own():
     for engine in ("reference", "torch"):
         canvas = drawn(engine, task, given, keep=True)
         assert (canvas.pixels == given.pixels)[given.mask].all() and (canvas.pixels != given.pixels)[~given.mask].any()
-        assert close(canvas.params, expected_whole(task, canvas.pixels), 1e-5)
+        assert close(canvas.params, expected(task, canvas.pixels), 1e-5)
 
 
 @pytest.mark.parametrize("size", [(0, 3), (3, 0), (-1, 3), ((1 << 20) + 1, 3), (2.0, 3), (True, 3)])
@@ -42,8 +43,8 @@ def test_sizes_that_no_image_has_are_refused(size):
 
 
 def test_a_small_square_image_is_a_window():
-    """Engines of the sliding window draw it; others say what they draw."""
-    task = relu_job(6, 6, 6, images=2)
+    """Engines of the sliding window draw it, told what windows are told; others say what they draw."""
+    task = relu_job(6, 6, 6, images=2, told=True)
     whole = replace(task, schedule=Raster())
     assert (task.side, whole.side, replace(whole, width=7).side) == (6, 6, 0)
     expected = drawn("reference", task).pixels

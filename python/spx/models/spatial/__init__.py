@@ -16,7 +16,8 @@ from spxcore.schedules import Window
 from ...request import Request
 from ..likelihood import Likelihood
 from ..model import Checkpoint, Evaluate, Model, Row, Walk
-from . import drawing, paper
+from ..parts import paper
+from . import drawing
 from . import settings as recipes
 from .config import ModelConfig
 from .network import decoder, encoder, maps

@@ -22,6 +22,10 @@ if TYPE_CHECKING:
 Report = Callable[[int], None]
 
 
+class Unable(SpxError):
+    """An engine finds in the middle of a drawing that this machine cannot do it; another engine may."""
+
+
 class Engine(Protocol):
     """A way to draw pixels. Every engine draws the same ones, up to draws within float rounding of a bin edge.
 

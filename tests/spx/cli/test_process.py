@@ -187,7 +187,7 @@ def test_a_full_disk_does_not_lose_a_drawing(moment, suffix, checkpoint, tmp_pat
     def prepared(given):
         work = prepare(given)
         if moment == "write":
-            monkeypatch.setattr(files, "_flush", lambda path: filled("open")(path, os.O_RDONLY))
+            monkeypatch.setattr("spxcore.files.flush", lambda path: filled("open")(path, os.O_RDONLY))
         else:
             monkeypatch.setattr(os, moment, filled(moment))
         return work

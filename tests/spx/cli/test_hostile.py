@@ -36,6 +36,7 @@ NEEDS = {
     "spx-reproduce": ["--data=idx", "--out={out}", "--data-dir={data}", "--lenet={lenet}", "--vae={checkpoint}"],
     "spx-sample": ["--checkpoint={checkpoint}"],
     "spx-plan": [],
+    "spx-doctor": [],
 }
 
 

@@ -35,7 +35,7 @@ def first_difference(job: Job, a: np.ndarray, b: np.ndarray) -> Difference | Non
     correct engines differ only where the distance is of the size of float rounding; a larger one is a fault in one of them.
 
     Args:
-        job: what was drawn, by the sliding window.
+        job: what was drawn.
         a, b: levels [N, H, W, C].
 
     Returns:
@@ -47,7 +47,7 @@ def first_difference(job: Job, a: np.ndarray, b: np.ndarray) -> Difference | Non
         return None
     from .engines.reference import make  # which imports torch
 
-    times = different[:, 1] * job.schedule.side + different[:, 2]
+    times = different[:, 1] * (job.side or job.width) + different[:, 2]
     n, r, c = (int(i) for i in different[np.argmin(times)])
     params = make(device="cpu").pixel_params(job, a, np.array([n]), np.array([r]), np.array([c]))
     words = pixel_words(job.seed, np.array([r]), np.array([c]), job.images[n], job.draw)

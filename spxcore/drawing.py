@@ -11,13 +11,16 @@ import numpy as np
 
 from .canvas import Canvas, Given, plain
 from .errors import kind_of, require, seed_number, whole_number
-from .feeds import Feed, Pixels, Places, check_feed, floats
+from .feeds import Feed, Pixels, Places, Planes, check_feed, floats
 from .heads import Head, Sampling
 from .rng import DRAWS_A_ROUND
-from .schedules import Schedule
+from .schedules import Schedule, Window
 
 if TYPE_CHECKING:
     from .walk.network import Network
+
+# Side in pixels of the largest whole image that engines for the sliding window draw as a single window: its programs take time to make.
+LARGEST_WINDOW = 32
 
 
 @dataclass(frozen=True)
@@ -96,6 +99,9 @@ class Job:
                     require(levels == self.head.levels, f"feed {name}", f"{self.head.levels} levels", levels)
                 wanted, channels = graph.values[name].channels, feed.channels * (self.head.channels if pixels else 1)
                 require(channels == wanted, f"feed {name}", f"{wanted} numbers a place", channels)
+                if isinstance(feed, Planes):
+                    size = graph.values[name].size(self.height, self.width)
+                    require(feed.array.shape[1:3] == size, f"feed {name}", f"{size} places", feed.array.shape[1:3])
             if graph.code:
                 require(code is not None, "code", f"shape [{len(images)}, {graph.code}]", None)
                 code = floats("code", code)
@@ -115,6 +121,13 @@ class Job:
             feeds=feeds,
             code=code,
         )
+
+    @property
+    def side(self) -> int:
+        """Side of the windows that draw it: a small square image of the raster schedule is a window too. 0: no windows do."""
+        if isinstance(self.schedule, Window):
+            return self.schedule.side
+        return self.height if self.height == self.width <= LARGEST_WINDOW else 0
 
     @property
     def evaluated(self) -> Network:

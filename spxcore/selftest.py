@@ -17,7 +17,7 @@ from .compare import first_difference
 from .drawing import Job
 from .engines import Engine
 from .errors import SpxError
-from .feeds import Pixels, Places, unit_levels
+from .feeds import Feed, Pixels, Places, unit_levels
 from .heads import Logistics
 from .memory import refuses_memory
 from .schedules import Window
@@ -60,7 +60,7 @@ def small_job() -> Job:
     for name, shape in shapes_of(_walk).items():
         mean, deviation = centre.get(name.rsplit(".", 1)[-1], (0.0, 0.3))
         tensors[name] = (mean + deviation * g.normal(size=shape)).astype(np.float32)
-    feeds = {
+    feeds: dict[str, Feed] = {
         "x": Pixels(unit_levels(_HEAD.levels)),
         "where": Places(g.normal(size=(n, _MAPS, 5, 6)).astype(np.float32)),
     }

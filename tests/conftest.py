@@ -52,25 +52,12 @@ def gpu_engine_is_trusted(request):
 
 @pytest.fixture(scope="session")
 def quick_interpreter():
-    """Triton's interpreter without its look for integer overflow at every operation, and without its preparations at every call from
-    one of our functions to another (the kernel's serve them all): less than half of its time."""
+    """Triton's interpreter in a third of its time; see `tests/support/quick_triton.py`."""
     with pytest.MonkeyPatch.context() as patch:
         if not HAVE_GPU and importlib.util.find_spec("triton"):
-            from triton.runtime import interpreter
+            from quick_triton import quicken
 
-            if not hasattr(interpreter.InterpretedFunction, "rewrite"):  # Triton 3.0 and 3.1 neither look nor prepare
-                yield
-                return
-            if hasattr(interpreter.InterpreterOptions(), "sanitize_overflow"):
-                options = interpreter.InterpreterOptions(sanitize_overflow=False)
-                patch.setattr(interpreter.interpreter_builder, "options", options)
-            call = interpreter.InterpretedFunction.__call__
-
-            def quick(self, *arguments, **named):
-                ours = self.fn.__module__.startswith("spxcore.")
-                return (self.rewrite() if ours else call.__get__(self))(*arguments, **named)
-
-            patch.setattr(interpreter.InterpretedFunction, "__call__", quick)
+            quicken(patch)
         yield
 
 

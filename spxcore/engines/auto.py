@@ -14,6 +14,7 @@ from ..canvas import Canvas
 from ..drawing import Job
 from ..errors import SpxError
 from ..memory import refuses_memory
+from ..schedules import Raster
 from ..walk.network import Network
 from .base import Engine, Report, Unable
 from .trust import REPORT, warn
@@ -36,11 +37,15 @@ def order(job: Job | None, threads: int | None = None) -> list[str]:
     """Names of engines, the one that is expected to be done first at the front.
 
     A GPU engine waits behind cpp if cpp would have drawn the job by the time that the GPU engine begins. Assumed are `STARTUP`, and
-    `CORE` for each multiply-add of each pixel's whole window; nothing is known of no job.
+    `CORE` for each multiply-add of each pixel's whole window; nothing is known of no job. Of a whole image cpp computes every place once,
+    and GPU engines every place again for every pixel, so there cpp is always before them.
     """
     from . import NAMES
 
-    seconds = math.inf if job is None else multiply_adds(job) / (CORE * (threads or native.cores()))
+    seconds = math.inf
+    if job is not None:
+        once = isinstance(job.schedule, Raster)
+        seconds = 0 if once else multiply_adds(job) / (CORE * (threads or native.cores()))
     names = list(reversed(NAMES))
     late = [name for name in names if STARTUP.get(name, 0) > seconds]
     early = [name for name in names if name not in late]
@@ -49,10 +54,10 @@ def order(job: Job | None, threads: int | None = None) -> list[str]:
 
 
 def multiply_adds(job: Job) -> float:
-    """About how many a job takes: every place of every pixel's window, although an engine leaves out what does not lead to the pixel."""
+    """About how many a job of windows takes: of every place of every pixel's window, although no engine computes them all."""
     if job.network is None:
         return 0
-    graph, side = job.network.graph, job.schedule.side
+    graph, side = job.network.graph, job.side
     window = sum(
         math.prod(graph.values[stage.output].size(side, side)) * read.weights.size
         for stage in graph.stages

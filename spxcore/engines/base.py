@@ -9,10 +9,9 @@ from typing import TYPE_CHECKING, Protocol
 import numpy as np
 
 from ..canvas import Canvas
-from ..drawing import Job
+from ..drawing import LARGEST_WINDOW, Job
 from ..errors import SpxError, require
-from ..feeds import Places, floats
-from ..schedules import Window
+from ..feeds import Pixels, Places, floats
 from ..walk.network import Network
 
 if TYPE_CHECKING:
@@ -33,7 +32,10 @@ class Engine(Protocol):
     `make(precision, threads, device)`.
     """
 
-    name: str
+    @property
+    def name(self) -> str:
+        """By which it is found."""
+        ...
 
     def why_not(self, job: Job) -> str | None:
         """Why it cannot draw a job, in one sentence; None if it can. It may compile the network to find out."""
@@ -74,17 +76,31 @@ NATIVE_LEVELS = 256
 
 def why_no_window(job: Job, levels: int = 1 << 16) -> str | None:
     """Why an engine for the sliding window, with at most `levels` levels, cannot draw a job; None if it can."""
-    if job.network is None or not isinstance(job.schedule, Window):
-        return "it draws networks by the sliding window only"
+    if not job.side:
+        return f"it draws by the sliding window only, or whole images that are square and of up to {LARGEST_WINDOW} pixels a side"
+    told = [feed for feed in job.feeds.values() if not isinstance(feed, Pixels)]
+    if not all(isinstance(feed, Places) and feed is told[0] for feed in told):
+        return "it reads one feed of Places beside the pixels, and no Planes"
+    return _why_no_pixels(job, levels)
+
+
+def why_no_raster(job: Job, levels: int = 1 << 16) -> str | None:
+    """Why an engine for the raster schedule, with at most `levels` levels, cannot draw a job of it; None if it can."""
+    if any(isinstance(feed, Places) for feed in job.feeds.values()):
+        return "it reads Pixels and Planes of a whole image, and no Places"
+    return _why_no_pixels(job, levels)
+
+
+def _why_no_pixels(job: Job, levels: int) -> str | None:
+    """Why an engine that draws one moment a pixel, of at most `levels` levels, cannot draw a job; None if it can."""
+    if job.network is None:
+        return "it draws from networks only"
     if not job.tiles.whole:
         return "it draws whole canvases only"
     if job.head.levels > levels:
         return f"it draws up to {levels} levels, and this head has {job.head.levels}"
     if len(job.network.graph.drawn) != 1:
         return "it draws one moment a pixel only"
-    told = [feed for name, feed in job.feeds.items() if name not in job.network.graph.drawn]
-    if not all(isinstance(feed, Places) and feed is told[0] for feed in told):
-        return "it reads one feed of Places beside the pixels, and no Planes"
     return None
 
 

@@ -114,7 +114,7 @@ class Cuda:
         if reason is not None:
             return reason
         try:
-            engine, _ = self.compiled(job.evaluated, job.schedule.side, job.schedule.side)
+            engine, _ = self.compiled(job.evaluated, job.side, job.side)
         except (SpxError, MemoryError) as error:
             return str(error)
         image, free = job.height * job.width * job.head.channels, engine.free_bytes
@@ -127,7 +127,7 @@ class Cuda:
         from ..lower.job import window_job
         from ..lower.packing import code_numbers
 
-        engine, tables = self.compiled(job.evaluated, job.schedule.side, job.schedule.side)
+        engine, tables = self.compiled(job.evaluated, job.side, job.side)
         numbers = code_numbers(job.code, tables.code, len(job.images)) if tables.code_numbers else None
         engine.draw(window_job(job, canvas)._replace(code=numbers), report)
 

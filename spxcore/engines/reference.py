@@ -27,7 +27,7 @@ def make(precision: str = "fp32", threads: int | None = None, device: str | None
 
 
 class Reference(Torch):
-    """See the module. It evaluates as the torch engine does, one window at a time."""
+    """See the module. It evaluates as the torch engine does, one window or image at a time."""
 
     name = "reference"
 

@@ -9,7 +9,8 @@ import torch
 from torch import Tensor
 
 from ..drawing import Job
-from ..feeds import Pixels, axis
+from ..feeds import Pixels, Planes, axis
+from ..schedules import Window
 from ..schedules.window import window_origin
 
 
@@ -126,22 +127,30 @@ def told_places(
     return result
 
 
+def origin(job: Job, r: np.ndarray, c: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Row and column of the first place of what the network sees when it draws pixels (r, c) [R]: a window, or the whole image."""
+    if isinstance(job.schedule, Window):
+        return window_origin(r, c, job.schedule.side)
+    return np.zeros_like(r), np.zeros_like(c)
+
+
 def window_inputs(
     job: Job, pixels: np.ndarray, images: np.ndarray, r: np.ndarray, c: np.ndarray, device: torch.device
 ) -> tuple[dict[str, Tensor], Tensor | None]:
-    """The inputs and codes of the windows that pixels (r, c) of some images are drawn from.
+    """The inputs and codes of the windows that pixels (r, c) of some images are drawn from; of the raster schedule, whole images.
 
     Args:
-        job: with a window schedule, and feeds of pixels and places.
+        job: with feeds of pixels, and of places for windows or planes for whole images.
         pixels: [N, H, W, C] levels.
         images: [n] indices into the job's images.
         r, c: [R] rows and columns, the same in all these images.
 
     Returns:
-        {input: [n * R, channels, side, side]}, and the codes [n * R, Z] or None.
+        {input: [n * R, channels, height, width]}, and the codes [n * R, Z] or None.
     """
-    m, n, graph = job.schedule.side, len(images), job.evaluated.graph
-    r0, c0 = window_origin(r, c, m)
+    n, graph = len(images), job.evaluated.graph
+    h, w = (job.schedule.side,) * 2 if isinstance(job.schedule, Window) else (job.height, job.width)
+    r0, c0 = origin(job, r, c)
 
     def tensor(values: np.ndarray) -> Tensor:
         return torch.as_tensor(np.ascontiguousarray(values, np.float32), device=device)
@@ -152,22 +161,26 @@ def window_inputs(
     def of_windows(values: np.ndarray) -> Tensor:  # [R] -> [n, R]
         return tensor(values).expand(n, -1)
 
-    inputs, told, place = {}, {}, np.arange(m)
+    inputs, told = {}, {}
     for name in graph.inputs:
         feed = job.feeds[name]
         if isinstance(feed, Pixels):
-            rows, columns = (r0[:, None] + place)[None, :, :, None], (c0[:, None] + place)[None, :, None, :]
-            levels = pixels[images[:, None, None, None], rows, columns]  # [n, R, m, m, C]
-            seen = tensor(feed.table[levels]).flatten(0, 1).flatten(3)  # [n R, m, m, C e]
+            rows, columns = r0[:, None] + np.arange(h), c0[:, None] + np.arange(w)
+            levels = pixels[
+                images[:, None, None, None], rows[None, :, :, None], columns[None, :, None]
+            ]  # [n, R, h, w, C]
+            seen = tensor(feed.table[levels]).flatten(0, 1).flatten(3)  # [n R, h, w, C e]
             inputs[name] = seen.permute(0, 3, 1, 2)
+        elif isinstance(feed, Planes):
+            inputs[name] = of_images(feed.array).permute(0, 3, 1, 2).repeat_interleave(len(r), dim=0)
         else:
-            told[name] = graph.values[name].size(m, m)[0]
+            told[name] = graph.values[name].size(h, w)[0]
     if told:
         feed = job.told
         y, x = axis(job.height), axis(job.width)
         extra = tensor(feed.extra).expand(n, len(r), -1)
         maps = None if feed.maps is None else of_images(feed.maps)
-        down, across = ((of_windows(a[o]), of_windows(a[o + m - 1])) for a, o in ((y, r0), (x, c0)))
+        down, across = ((of_windows(a[o]), of_windows(a[o + side - 1])) for a, o, side in ((y, r0, h), (x, c0, w)))
         inputs |= dict(zip(told, told_places(list(told.values()), down, across, extra, maps)))
     code = None if job.code is None else tensor(job.code[images]).repeat_interleave(len(r), dim=0)
     return inputs, code

@@ -127,7 +127,7 @@ class Triton:
         reason = why_no_window(job, NATIVE_LEVELS)
         if reason is None:
             try:
-                self.compiled(job.evaluated, job.schedule.side)
+                self.compiled(job.evaluated, job.side)
             except SpxError as error:
                 reason = f"it cannot run this network: {error}"
         return reason
@@ -139,7 +139,7 @@ class Triton:
         from ..kernels.launch import Images
         from ..lower.job import window_job
 
-        network, task = self.compiled(job.evaluated, job.schedule.side), window_job(job, canvas)
+        network, task = self.compiled(job.evaluated, job.side), window_job(job, canvas)
         together = network.images_together(task, self.memory_for_images())
         try:
             for first in range(0, len(job.images), together):

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from .raster import Raster
 from .window import Window
 
-Schedule = Window
+Schedule = Window | Raster
 
-__all__ = ["Schedule", "Window"]
+__all__ = ["Raster", "Schedule", "Window"]

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from ..graph import Value
 from .language import Kernel
 from .shapes import Shapes
 
@@ -105,11 +106,12 @@ class _Build(Shapes):
             parent = getattr(parent, part)
         return parent, last
 
-    def layer(self, name, inputs, outputs, kernel, **options):
+    def layer(self, name, inputs, outputs, kernel, level, **options):
         shape = (outputs, inputs, *kernel.size)
         super().tensor(f"{name}.v", shape)
         parent, last = self._parent(name)
         parent.add_module(last, Convolution(self.initial(f"{name}.v", shape), kernel, **options))
+        self.module.levels[name] = level
 
     def tensor(self, name, shape):
         super().tensor(name, shape)
@@ -122,6 +124,7 @@ class _Run:
 
     def __init__(self, module: Module, inputs: Mapping[str, Tensor], code: Tensor | None):
         self.module, self.inputs, self.z = module, inputs, code
+        self.size: tuple[int, int] | None = None  # of the image, in pixels, once an input of its size was read
 
     def layer(self, name: str) -> Any:
         """The submodule of a dotted name, whatever stands there now; `get_submodule` takes 18 times as long."""
@@ -132,6 +135,8 @@ class _Run:
 
     def input(self, name, channels, level=0, ones=False, drawn=False):
         x = self.inputs[name]
+        if level == 0:
+            self.size = x.shape[2], x.shape[3]
         return torch.cat([x, torch.ones_like(x[:, :1])], dim=1) if ones else x
 
     def code(self, channels):
@@ -155,6 +160,11 @@ class _Run:
 
     def conv(self, name, x, outputs, kernel=None, **options):
         y = self.layer(name)(x)
+        if (
+            kernel and kernel.up and self.size
+        ):  # of two places that a halved map makes of its last one, an odd map has the first
+            height, width = Value(outputs, self.module.levels[name]).size(*self.size)
+            y = y[:, :, :height, :width]
         down, right = kernel.shift if kernel else (0, 0)
         return F.pad(y, (right, 0, down, 0))[:, :, : y.shape[2], : y.shape[3]] if down or right else y
 
@@ -185,6 +195,7 @@ class Module(nn.Module):
     def __init__(self, walk: Callable):
         super().__init__()
         self.walk = walk
+        self.levels: dict[str, int | None] = {}  # of each convolution's result
         self.fused: Callable | None = None  # what runs a gate instead: `spxcore.kernels.gated.gate` on a GPU
         walk(_Build(self))
 

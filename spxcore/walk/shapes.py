@@ -47,7 +47,7 @@ def same_map(*values: Mapped, channels: bool = True) -> None:
 class Shapes(dict):
     """Shapes by name. `layer` and `tensor` are all that the module's builder changes to make parameters of them."""
 
-    def layer(self, name, inputs, outputs, kernel, **options):
+    def layer(self, name, inputs, outputs, kernel, level, **options):
         self.tensor(f"{name}.v", (outputs, inputs, *kernel.size))
         self.tensor(f"{name}.g", (outputs,))
         self.tensor(f"{name}.bias", (outputs,))
@@ -71,8 +71,9 @@ class Shapes(dict):
 
     def conv(self, name, x, outputs, kernel: Kernel | None = None, **options):
         kernel = kernel or HERE
-        self.layer(name, x.channels, outputs, kernel, **options)
-        return Symbol(outputs, kernel.level(x.level))
+        level = kernel.level(x.level)
+        self.layer(name, x.channels, outputs, kernel, level, **options)
+        return Symbol(outputs, level)
 
     def concat_elu(self, *values):
         same_map(*values, channels=False)

@@ -109,6 +109,7 @@ def test_replaced_while_it_is_read(tmp_path):
         while not over.is_set():
             turn = 1 - turn
             made[turn].write(folder)
+            over.wait(0.01)  # a reader gives up after a fifth of a second in which no look finds a pair
 
     thread, seen = threading.Thread(target=replace), set()
     thread.start()

@@ -59,7 +59,7 @@ def _sizes(arguments: argparse.Namespace, model, side: int) -> dict[str, tuple[i
     """The sizes of --res, --contours and --figures, checked; those not given follow the data's side."""
     from spxcore.errors import require
 
-    smallest, found = max(side, model.schedule.side), {}
+    smallest, found = max(side, model.family.side(model.config, "network")), {}
     for name, factors in (("res", (1, 2)), ("contours", (4,)), ("figures", (1, 2, 4, 8))):
         told = getattr(arguments, name)
         found[name] = tuple(factor * side for factor in factors) if told is None else tuple(told)

@@ -19,7 +19,7 @@ from spxcore.engines import Engine
 from spxcore.errors import SpxError, require
 from spxcore.feeds import Feed, Pixels, unit_levels
 from spxcore.heads import Head
-from spxcore.schedules import Schedule, Window
+from spxcore.schedules import Raster, Schedule
 from spxcore.walk.network import Network
 from spxcore.walk.shapes import shapes_of
 
@@ -50,7 +50,7 @@ class Model:
 
     Attributes:
         name: as `registry` has it.
-        Config: frozen dataclass, what config.json holds. The default `schedule` wants its `side`, the side of a window.
+        Config: frozen dataclass, what config.json holds. The default `size` wants its `side`, that of the images.
         Settings: frozen dataclass, how it is trained: `models.settings.Settings` with the family's own fields.
         Training: dotted name of its class of `models.training.Training`. A name, so that torch is imported by a training alone.
         presets: of the default `preset`: a name and the settings that it replaces.
@@ -99,15 +99,15 @@ class Model:
 
     def schedule(self, config) -> Schedule:
         """The order in which pixels are drawn."""
-        return Window(config.side)
+        return Raster()
 
     def size(self, config) -> int:
         """Side of the training images in pixels. Images are drawn at this size by default."""
-        return self.schedule(config).side
+        return config.side
 
     def side(self, config, prefix: str) -> int:
         """Side in pixels, window or image, of what the network of that prefix sees."""
-        return self.schedule(config).side
+        return self.size(config)
 
     def tiny(self):
         """A `Config` of which a test can list all images of two levels: at most 16 numbers an image. Every family has one."""

@@ -150,13 +150,14 @@ class Training:
     def loss(self, phase: Phase, batch: Batch) -> dict[str, Tensor]:
         """What a process' share of a batch costs: "loss" [], which is minimised, and figures for the curves, such as its parts in
         nats and "bits_per_dimension"."""
-        levels = batch["images"]
-        nats = -log_prob(self.head, self.parameters(levels), levels).sum(dim=(1, 2)).mean()
-        return {"loss": nats, "bits_per_dimension": nats.detach() / levels[0].numel() / math.log(2)}
+        return self.nats(batch["images"])
 
-    def parameters(self, levels: Tensor) -> Tensor:
-        """What the network tells of images [B, C, H, W], [B, P, H, W]."""
-        return self.module.get_submodule("network")({"x": levels / ((self.head.levels - 1) / 2) - 1})
+    def nats(self, levels: Tensor, code: Tensor | None = None) -> dict[str, Tensor]:
+        """-log p of images [B, C, H, W], given codes [B, Z] where the network is told one: "loss" [], nats an image, and
+        "bits_per_dimension" []."""
+        params = self.module.get_submodule("network")({"x": levels / ((self.head.levels - 1) / 2) - 1}, code)
+        nats = -log_prob(self.head, params, levels).sum(dim=(1, 2)).mean()
+        return {"loss": nats, "bits_per_dimension": nats.detach() / levels[0].numel() / math.log(2)}
 
     def validate(self, phase: Phase, generator: torch.Generator) -> dict[str, float]:
         """Figures on the validation images, "bits_per_dimension" among them, the one that should fall.

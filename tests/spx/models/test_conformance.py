@@ -41,9 +41,9 @@ def tiny_checkpoint(name: str, seed: int = 0) -> Checkpoint:
 
 
 def tiny_job(name: str, n: int = 2, levels: int = 0, grow: int = 0):
-    """A job of such a model: one window, `grow` pixels more along each axis; levels: of a pixel, 0: the model's own."""
+    """A job of such a model: one window or image, `grow` pixels more along each axis; levels: of a pixel, 0: the model's own."""
     checkpoint = tiny_checkpoint(name)
-    side = checkpoint.model.schedule(checkpoint.config).side
+    side = checkpoint.model.side(checkpoint.config, "network")
     request = Request(side + grow, side + grow, n=n, seed=5)
     task = checkpoint.model.drawing(checkpoint, request, engines.evaluate).job(0, np.arange(n), {})
     if levels:
@@ -56,7 +56,7 @@ def tiny_job(name: str, n: int = 2, levels: int = 0, grow: int = 0):
 def test_the_probabilities_of_all_images_sum_to_one(name):
     """Of two levels: every image there is, by one pass over whole windows. A pixel that sees itself, or a later one, breaks it."""
     task = tiny_job(name, n=1, levels=2)
-    side, channels = task.schedule.side, task.head.channels
+    side, channels = task.height, task.head.channels
     bits = side * side * channels
     assert bits <= 16, "a tiny configuration has at most 16 numbers an image"
     every = (np.arange(1 << bits)[:, None] >> np.arange(bits) & 1).astype(np.uint8).reshape(-1, side, side, channels)
@@ -97,25 +97,31 @@ def test_a_pixel_changes_nothing_that_is_drawn_before_it(name):
 @pytest.mark.parametrize("engine", [name for name in engines.NAMES if name != "reference"])
 @pytest.mark.parametrize("name", FAMILIES)
 def test_every_engine_draws_what_the_naive_loop_draws(name, engine):
-    """First the parameters of given pixels, then pixels of its own."""
+    """First the parameters of given pixels, then pixels of its own. Triton's interpreter is slow: in one drawing of one image it does
+    both, with all pixels given but the last three."""
     reason = engines.why_not(engine)
     if reason:
         pytest.skip(reason)
-    n = 1 if engines.emulated(engine) else 3  # Triton's interpreter is slow
+    slow = engines.emulated(engine)
+    n = 1 if slow else 3
     task, engine = tiny_job(name, n=n, grow=n), engines.get(engine)
     if reason := engine.why_not(task):
         pytest.skip(reason)
     naive = drawn("reference", task, keep=True)
     assert not np.isnan(naive.params).any() and len(np.unique(naive.pixels)) > 1
-    forced = drawn(engine, task, Given(naive.pixels, np.ones(naive.pixels.shape[1:3], bool)), keep=True)
-    assert close(forced.params, naive.params, 1e-4)
-    np.testing.assert_array_equal(forced.pixels, naive.pixels)
-    given = None
-    if n == 1:  # the slow one draws the last three pixels only
-        mask = np.ones(naive.pixels.shape[1:3], bool)
-        mask[-1, -3:] = False
-        given = Given(naive.pixels, mask)
-    same_images(task, naive.pixels, drawn(engine, task, given).pixels)
+    mask = np.ones(naive.pixels.shape[1:3], bool)
+    mask[-1, -3:] = not slow
+    forced = drawn(engine, task, Given(naive.pixels, mask), keep=True)
+    same_images(task, naive.pixels, forced.pixels)
+    same = (
+        np.cumsum((forced.pixels != naive.pixels).any(axis=-1).reshape(n, -1), axis=1) == 0
+    )  # up to a draw on a bin's edge
+    assert close(
+        forced.params.reshape(n, same.shape[1], -1)[same], naive.params.reshape(n, same.shape[1], -1)[same], 1e-4
+    )
+    if not slow:
+        np.testing.assert_array_equal(forced.pixels, naive.pixels)
+        same_images(task, naive.pixels, drawn(engine, task).pixels)
 
 
 @pytest.mark.parametrize("name", FAMILIES)
@@ -123,7 +129,7 @@ def test_a_score_is_the_bits_of_the_parameters_that_given_pixels_leave(name):
     """With the family's own codes, if it has any, and their price."""
     checkpoint = tiny_checkpoint(name)
     model, config = checkpoint.model, checkpoint.config
-    size, head = (model.schedule(config).side + 1,) * 2, model.head(config)
+    size, head = (model.side(config, "network") + 1,) * 2, model.head(config)
     images = np.random.default_rng(1).integers(0, head.levels, (2, *size, head.channels)).astype(np.uint8)
     found, (codes, nats) = model.score(checkpoint, images), model.paid_codes(checkpoint, images, engines.evaluate)
     drawing = model.drawing(checkpoint, Request(*size, n=2, code=codes), engines.evaluate)

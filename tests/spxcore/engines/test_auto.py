@@ -18,6 +18,7 @@ from spxcore.engines.base import Unable
 from spxcore.errors import require
 from spxcore.memory import refuses_memory
 from spxcore.plan import execute, plan_at
+from spxcore.schedules import Raster
 
 NET = network(config(conditioning="spatial"))
 MODULE, WHY_NOT_TRUSTED = engines._module, auto.why_not_trusted
@@ -136,6 +137,12 @@ def test_a_small_job_goes_to_the_processor(monkeypatch, seconds, expected):
     assert auto.order(BIG, threads=2) == expected
     monkeypatch.setattr(native, "cores", lambda: 2)
     assert auto.order(BIG) == expected and auto.order(None)[0] == "cuda"
+
+
+def test_whole_images_go_to_the_processor():
+    """cpp computes every place once; GPU engines take the whole image for a window of each pixel."""
+    big = replace(BIG, schedule=Raster())
+    assert auto.order(big)[:3] == ["cpp", "cuda", "triton"]
 
 
 def test_each_job_is_weighed(fakes):

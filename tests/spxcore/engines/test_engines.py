@@ -326,8 +326,8 @@ def test_memory_grows_with_the_width_only():
     c = config(filters=1, mixtures=1, patch=4, latent=0, coordinates=False)
     of = network(c)
 
-    def peak(height: int, width: int) -> int:
-        task = job(c, height, width, of=of)
+    def peak(height: int) -> int:
+        task = job(c, height, 32, of=of)
         canvas = task.canvas()
         gc.collect()  # garbage of earlier tests, collected while we look, would count
         tracemalloc.start()
@@ -336,11 +336,10 @@ def test_memory_grows_with_the_width_only():
         tracemalloc.stop()
         return most
 
-    peak(12, 12)  # whatever is made once
+    peak(8)  # whatever is made once
     # The peak itself wavers by 3 kB, with when Python collects its garbage; the smallest array that kept a number for each pixel
-    # that is added would take 5 kB. Eight rows are at work side by side in both.
-    low, high = (min(peak(height, 32) for _ in range(2)) for height in (8, 48))  # other threads allocate too
-    assert high < low + 4 * 40 * 32
+    # that is added would take 5 kB. Eight rows are at work side by side in both. Other threads allocate too: once more if they did.
+    assert any(peak(48) < peak(8) + 4 * 40 * 32 for _ in range(2))
 
 
 def test_threads_are_the_engines_while_it_draws(small):
@@ -424,7 +423,7 @@ def test_what_a_window_engine_cannot_draw(small, engine):
     task, engine = task_of(small, 8, 8), engines.get(engine)
     assert engine.why_not(task) is None
     assert "whole canvases" in engine.why_not(replace(task, tiles=Tiles(step=2)))
-    assert "window" in engine.why_not(replace(task, network=None))
+    assert "networks only" in engine.why_not(replace(task, network=None))
     planes = {**task.feeds, "places.1": Planes(np.zeros((1, 4, 4, 6), np.float32))}
     assert "no Planes" in engine.why_not(replace(task, feeds=planes))
 

@@ -471,13 +471,12 @@ def spatial() -> Job:
         (SPATIAL, 4, 5, 1, 4, 5),
         pytest.param({"patch": 4, "channels": 3}, 4, 5, 2, 2, 3, marks=pytest.mark.slow),
         pytest.param({"patch": 4, "latent": 0, "coordinates": False}, 4, 4, 64, 1, 4, marks=pytest.mark.slow),
-        pytest.param({**SPATIAL, "patch": 8, "filters": 3}, 8, 9, 1, 1, 4, marks=pytest.mark.slow),
     ],
     ids=lambda value: str(value).replace(" ", ""),
 )
 def test_free_running_it_draws_what_the_others_draw(fields, height, width, images, rows, columns):
     """The wavefront in torch stands for the reference, which its own tests compare with the reference. The last columns of the last
-    rows are drawn, all others are given: a wave takes the interpreter a second."""
+    rows are drawn, all others are given: a wave takes the interpreter a second. `test_hashes.py` draws windows of 8x8."""
     task, counts = job(config(**fields), height, width, images), []
     expected, mask = drawn("torch", task).pixels, np.ones((height, width), bool)
     mask[height - rows :, width - columns :] = False

@@ -7,6 +7,7 @@ import pytest
 import torch
 from helpers import close, config, double, flat, module, network, windows
 from torch.nn import functional as F
+from walks import relu_net, spread
 
 from spx.models.spatial.config import preset
 from spxcore import Network, SpxError
@@ -154,6 +155,23 @@ def test_missing_weights_are_named():
 
 
 # ---- the module ------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.fault("crash", "at an odd side the result of a transposed convolution was a row and a column too large")
+@pytest.mark.parametrize("size", [(5, 7), (6, 5), (9, 4), (1, 1), (1, 2), (11, 13)])
+def test_a_module_means_what_its_plan_means_at_any_size(size):
+    """Whole images whose sides are no multiples of the coarsest level's four pixels."""
+    for of, level in (
+        (spread(config(conditioning="paper", coordinates=False, latent=0).walk), 2),
+        (spread(relu_net), 1),
+    ):
+        g = np.random.default_rng(0)
+        x = g.normal(size=(2, size[0] * size[1], 1)).astype(np.float32)
+        expected = execute(plan_at(of.graph, *size), {"x": x.astype(np.float64)})[of.graph.output]
+        with torch.no_grad():
+            found = of.module({"x": torch.from_numpy(x).transpose(1, 2).unflatten(2, size)}, None)
+        assert of.graph.pixels == 1 << level and found.shape[2:] == size
+        assert close(found.flatten(2).transpose(1, 2).numpy(), expected, 1e-5)
 
 
 def test_initial_weights_depend_on_seed_and_name_alone():

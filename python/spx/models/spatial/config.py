@@ -99,10 +99,6 @@ class NetworkConfig:
         """Sides of the patch at the three resolutions, in places: (m, m/2, m/4)."""
         return self.patch, self.patch // 2, self.patch // 4
 
-    def gated_layers(self, resolution: int) -> int:
-        """Gated layers of *each* stream at resolution index 0, 1, 2. The last two blocks have one more, as in PixelCNN++."""
-        return 2 * self.layers + (1 if resolution < 2 else 0)
-
 
 _PRESET = re.compile(r"(?:(paper|pixelcnnpp)-)?(small|large)-(\d{1,6})x(\d{1,6})")
 _SIZES = {"small": {"filters": 25, "layers": 2}, "large": {"filters": 140, "layers": 5}}

@@ -2,57 +2,33 @@
 
 from __future__ import annotations
 
-from spxcore.walk.language import down, down_right, from_code, gated_resnet, same, to_code
+from spxcore.walk.language import from_code, gated_resnet, same, to_code
+
+from ..parts.streams import RESOLUTIONS, gated_layers, streams
 
 # Filters of the feature maps' network at sides size, size/2 and size/4 of the VAE's image.
 MAP_FILTERS = (24, 24, 24)
 
 
 def pixelcnnpp(net, c):
-    """PixelCNN++ (Salimans et al. 2017) on an m x m patch: six blocks of gated layers, three going down in resolution
-    (m, m/2, m/4), three coming back with skip connections; told in every gated layer where it is (Akoury & Nguyen 2017).
+    """PixelCNN++ (Salimans et al. 2017) on an m x m patch, told in every gated layer where it is (Akoury & Nguyen 2017).
 
-    Stream `u` sees all rows above, stream `ul` rows above and pixels to the left. "x" is [C, m, m] in [-1, 1]; "places.k" what
-    is told at each place of resolution k, the code z what is told of the whole image.
+    "x" is [C, m, m] in [-1, 1]; "places.k" what is told at each place of resolution k, the code z what is told of the whole image.
 
     Args:
         net: the words.
         c: a `NetworkConfig`.
     """
-    nf, U, UL = c.filters, down(2, 3), down_right(2, 2)
     x = net.input("x", c.channels, ones=True, drawn=True)
-    places = [net.input(f"places.{k}", c.place_inputs, k) if c.place_inputs else None for k in range(3)]
+    places = [net.input(f"places.{k}", c.place_inputs, k) if c.place_inputs else None for k in range(RESOLUTIONS)]
     z = net.code(c.latent)
 
-    # Per resolution, one projection for all gated layers, which take their parts in the order they run: u, ul, u, ul ...
-    h = [iter(net.told(f"conditioning.{k}", 2 * c.gated_layers(k), 2 * nf, places[k], z)) for k in range(3)]
-
-    def gated(name, k, x, kernel, *aux):
-        return gated_resnet(net, name, x, kernel, aux, next(h[k]), c.dropout)
-
-    def conv(name, x, kernel=None, outputs=nf):
-        return net.conv(name, x, outputs, kernel, exact=True)
-
-    us = [conv("u_in", x, down(2, 3).shifted(down=1))]
-    above, left = down(1, 3).shifted(down=1), down_right(2, 1).shifted(right=1)
-    uls = [conv("ul_in_above", x, above) + conv("ul_in_left", x, left)]
-    for k in range(3):
-        for i in range(c.layers):
-            us.append(gated(f"u_down.{k}.{i}", k, us[-1], U))
-            uls.append(gated(f"ul_down.{k}.{i}", k, uls[-1], UL, us[-1]))
-        if k < 2:
-            us.append(conv(f"u_shrink.{k}", us[-1], U.halved()))
-            uls.append(conv(f"ul_shrink.{k}", uls[-1], UL.halved()))
-
-    u, ul = us.pop(), uls.pop()
-    for k in (2, 1, 0):
-        for i in range(c.gated_layers(k) - c.layers):  # one more than going down at 0 and 1, to consume every skip
-            u = gated(f"u_up.{k}.{i}", k, u, U, us.pop())
-            ul = gated(f"ul_up.{k}.{i}", k, ul, UL, u, uls.pop())
-        if k > 0:
-            u = conv(f"u_grow.{k - 1}", u, U.doubled(crop=1))
-            ul = conv(f"ul_grow.{k - 1}", ul, UL.doubled())
-    return conv("nin_out", net.elu(ul), outputs=c.outputs)
+    # Per resolution, one projection for all gated layers.
+    told = [
+        net.told(f"conditioning.{k}", 2 * gated_layers(c.layers, k), 2 * c.filters, places[k], z)
+        for k in range(RESOLUTIONS)
+    ]
+    return streams(net, x, c, told)
 
 
 def encoder(net, c):

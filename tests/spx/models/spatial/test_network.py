@@ -9,6 +9,7 @@ import torch
 from helpers import config, module
 from torch import nn
 
+from spx.models.parts.streams import gated_layers
 from spx.models.spatial.config import NetworkConfig, preset
 from spxcore.engines.torch_feeds import told_places
 from spxcore.errors import SpxError
@@ -197,9 +198,9 @@ def test_layer_counts(name, layers_):
     c = preset(name)
     shapes = shapes_of(c.walk)
     gated = [name.removesuffix(".conv_out.v") for name in shapes if name.endswith(".conv_out.v")]
-    assert len(gated) == layers_ == 2 * sum(c.gated_layers(r) for r in range(3))
+    assert len(gated) == layers_ == 2 * sum(gated_layers(c.layers, r) for r in range(3))
     for r in range(3):
-        assert shapes[f"conditioning.{r}.places"] == (2 * c.gated_layers(r) * 2 * c.filters, c.place_inputs)
+        assert shapes[f"conditioning.{r}.places"] == (2 * gated_layers(c.layers, r) * 2 * c.filters, c.place_inputs)
     # A skip for every layer going up: the input and every result going down, but for the last, where going up begins.
     for stream in ("u", "ul"):
         up, down = (sum(name.startswith(f"{stream}_{way}.") for name in gated) for way in ("up", "down"))

@@ -1,0 +1,210 @@
+// What Python hands over of a raster schedule: every number is checked here, so that no place of an arena that a kernel
+// reads or writes lies outside it.
+#include <algorithm>
+#include <unordered_map>
+
+#include "raster.h"
+
+namespace spx {
+namespace {
+
+// first ... first + count must lie in begin ... end.
+void within(const std::string& what, int64_t first, int64_t count, int64_t end, int64_t begin = 0) {
+  if (first < begin || count < 0 || first + count > end) {
+    check_that(false, what, std::to_string(begin) + " to " + std::to_string(end - count), first);
+  }
+}
+
+class Checker {
+ public:
+  explicit Checker(const Raster& raster, const std::unordered_map<int32_t, Block>& blocks)
+      : r_(raster), blocks_(blocks) {}
+
+  void run() {
+    for (const Ring& ring : r_.rings) check_ring(ring);
+    check_ring_number("pixels", r_.pixels);
+    check_ring_number("params", r_.params);
+    for (const int32_t ring : r_.planes) check_ring_number("planes", ring);
+    for (const RasterStage& stage : r_.stages) check_stage(stage);
+    for (const int32_t bias : r_.biases) within("biases", bias, 1, size(r_.model.bias));
+    within("rows", static_cast<int64_t>(r_.rows.size()), 0, r_.height, r_.height);
+    for (const int32_t kind : r_.rows) within("rows", kind, 1, size(r_.kinds));
+    check_that(size(r_.step_begins) == size(r_.kinds) * (r_.width + 2), "step_begins", "W + 2 for each kind",
+               size(r_.step_begins));
+    find_bases();
+    check_full_width("pixels", r_.pixels, FORM_RAW);
+    check_full_width("params", r_.params, FORM_RAW);
+    check_that(r_.rings[r_.params].channels == r_.model.parameters, "params", "a ring of the parameters",
+               r_.rings[r_.params].channels);
+    for (size_t kind = 0; kind < r_.kinds.size(); ++kind) check_kind(static_cast<int>(kind));
+  }
+
+ private:
+  template <typename T>
+  static int64_t size(const std::vector<T>& v) {
+    return static_cast<int64_t>(v.size());
+  }
+
+  void check_ring_number(const char* what, int32_t ring) const { within(what, ring, 1, size(r_.rings)); }
+
+  static void check_ring(const Ring& ring) {
+    within("ring, channels", ring.channels, 0, 1 << 20, 1);
+    check_that(ring.form == FORM_RAW || ring.form == FORM_PAIRS || ring.form == FORM_RELU, "ring, form", "0 to 2",
+               ring.form);
+    for (const int32_t n : {ring.width, ring.depth, ring.rise}) within("ring, width, depth, rise", n, 0, 1 << 20, 1);
+    for (const int32_t n : {ring.left, ring.right}) within("ring, left and right", n, 0, 1 << 20);
+  }
+
+  void check_full_width(const char* what, int32_t ring, int32_t form) const {
+    const Ring& r = r_.rings[ring];
+    check_that(r.width == r_.width && r.form == form && r.rise == r_.period, what, "a ring of whole rows of the image",
+               r.width);
+  }
+
+  void check_stage(const RasterStage& stage) const {
+    check_that(stage.gate == GATE_NONE || stage.gate == GATE_SIGMOID, "stage, gate", "0 or 1", stage.gate);
+    within("stage, outputs", stage.outputs, 0, 1 << 16, 1);
+    const bool gated = stage.gate == GATE_SIGMOID;
+    check_that(!gated || stage.outputs % 2 == 0, "stage, outputs", "an even number before a gate", stage.outputs);
+    if (stage.code != -1) within("stage, code", stage.code, stage.outputs, r_.model.code_outputs);
+    const int channels = gated ? stage.outputs / 2 : stage.outputs;
+    for (const int32_t ring : {stage.raw, stage.activated, stage.residual}) {
+      if (ring == -1) continue;
+      check_ring_number("stage, rings", ring);
+      check_that(r_.rings[ring].channels == channels, "stage, rings", "those of its channels", ring);
+      check_that((r_.rings[ring].form == FORM_RAW) == (ring != stage.activated), "stage, rings", "of the right form",
+                 ring);
+    }
+  }
+
+  // The least of R // S of the rows of each kind: rows of places count from it.
+  void find_bases() {
+    base_.assign(r_.kinds.size(), r_.height);
+    for (int row = 0; row < r_.height; ++row) {
+      int& base = base_[r_.rows[row]];
+      base = std::min(base, row / r_.period);
+    }
+  }
+
+  // A row of places of a kind is row 0 or a later one.
+  void check_row(const char* what, int32_t ring, int32_t row, int base) const {
+    check_ring_number(what, ring);
+    within(what, int64_t{row} + int64_t{base} * r_.rings[ring].rise, 1, int64_t{1} << 32);
+  }
+
+  void check_kind(int number) const {
+    const Kind& kind = r_.kinds[number];
+    within("kind, ops", kind.op, int64_t{kind.op_end} - kind.op, size(r_.ops));
+    within("kind, loads", kind.load, int64_t{kind.load_end} - kind.load, size(r_.loads));
+    const int base = base_[number];
+    for (int i = kind.load; i < kind.load_end; ++i) {
+      const RingRow& load = r_.loads[i];
+      check_row("load", load.ring, load.row, base);
+      check_that(std::count(r_.planes.begin(), r_.planes.end(), load.ring) > 0, "load", "the ring of an input",
+                 load.ring);
+      check_that(r_.rings[load.ring].form == FORM_RAW, "load", "a ring of numbers as they are", load.ring);
+    }
+    for (int op = kind.op; op < kind.op_end; ++op) check_op(r_.ops[op], base);
+    const int32_t* begins = r_.step_begins.data() + static_cast<int64_t>(number) * (r_.width + 2);
+    within("step_begins", begins[0], 0, size(r_.steps));
+    for (int c = 0; c <= r_.width; ++c) {
+      within("step_begins", begins[c + 1], 0, size(r_.steps), begins[c]);
+      for (int i = begins[c]; i < begins[c + 1]; ++i) {
+        const RasterStep& step = r_.steps[i];
+        within("step, op", step.op, 1, kind.op_end, kind.op);
+        within("step, place", step.place, 1, r_.ops[step.op].count);
+        check_that(r_.ops[step.op].waits == 1, "step, op", "one that waits", step.op);
+      }
+    }
+  }
+
+  void check_op(const RasterOp& op, int base) const {
+    within("op, stage", op.stage, 1, size(r_.stages));
+    const RasterStage& stage = r_.stages[op.stage];
+    check_that(op.waits == 0 || op.waits == 1, "op, waits", "0 or 1", op.waits);
+    within("op, count", op.count, 0, 1 << 20, 1);
+    within("op, step", op.step, 0, 1 << 10, 1);
+    within("op, bias", op.bias, op.count, size(r_.biases));
+    for (int i = 0; i < op.count; ++i) {
+      within("biases", r_.biases[op.bias + i], stage.outputs, size(r_.model.bias));
+    }
+    for (const int32_t ring : {stage.raw, stage.activated, stage.residual}) {
+      if (ring == -1) continue;
+      check_row("op, row", ring, op.row, base);
+      within("op, first", op.first, int64_t{op.step} * (op.count - 1) + 1, r_.rings[ring].width);
+    }
+    const bool good =
+        op.tap_begin >= 0 && op.tap_begin <= op.tap_late && op.tap_late <= op.tap_end && op.tap_end <= size(r_.taps);
+    check_that(good, "op, taps", "ranges of taps", op.tap_begin);
+    check_that(op.waits == 1 || op.tap_late == op.tap_end, "op, taps", "none that waits", op.tap_late);
+    for (int t = op.tap_begin; t < op.tap_end; ++t) check_tap(r_.taps[t], op, stage, base);
+  }
+
+  void check_tap(const RasterTap& tap, const RasterOp& op, const RasterStage& stage, int base) const {
+    check_row("tap, row", tap.ring, tap.row, base);
+    const Ring& ring = r_.rings[tap.ring];
+    within("tap, step", tap.step, 0, 1 << 10);
+    within("tap, column", tap.column, int64_t{tap.step} * (op.count - 1) + 1, int64_t{ring.width} + ring.right,
+           -int64_t{ring.left});
+    within("tap, inside", tap.inside, int64_t{tap.inside_end} - tap.inside, op.count);
+    const auto block = blocks_.find(tap.weights);
+    check_that(block != blocks_.end(), "tap, weights", "the first number of a block", tap.weights);
+    check_that(block->second.inputs == r_.numbers[tap.ring] && block->second.outputs == stage.outputs, "tap, weights",
+               "a block of its ring's inputs", tap.weights);
+  }
+
+  const Raster& r_;
+  const std::unordered_map<int32_t, Block>& blocks_;
+  std::vector<int> base_;
+};
+
+}  // namespace
+
+void Raster::finish(const std::vector<Block>& blocks) {
+  numbers.clear();
+  for (const Ring& ring : rings) {
+    within("ring, channels", ring.channels, 0, 1 << 20, 1);
+    numbers.push_back(ring.channels * (ring.form == FORM_PAIRS ? 2 : 1));
+  }
+  model.finish(blocks);
+  std::unordered_map<int32_t, Block> by_first;
+  for (const Block& block : blocks) by_first[block.first] = block;
+  Checker(*this, by_first).run();
+
+  first.clear();
+  arena_rows = 0;
+  for (size_t ring = 0; ring < rings.size(); ++ring) {
+    first.push_back(arena_rows);
+    arena_rows += int64_t{rings[ring].depth} * ring_width(static_cast<int>(ring)) * numbers[ring];
+    within("rings", arena_rows, 0, int64_t{1} << 31);
+  }
+  for (const RasterStage& stage : stages) model.outputs = std::max(model.outputs, static_cast<int>(stage.outputs));
+  // The partial sums of a row of the image lie in the order in which steps take them up.
+  partials.assign(biases.size(), static_cast<int32_t>(std::min<int64_t>(arena_rows, INT32_MAX)));
+  int64_t most = model.outputs;
+  for (size_t kind = 0; kind < kinds.size(); ++kind) {
+    const int32_t* begins = step_begins.data() + static_cast<int64_t>(kind) * (width + 2);
+    int64_t rows_of_kind = 0;
+    for (int i = begins[0]; i < begins[width + 1]; ++i) {
+      const RasterOp& op = ops[steps[i].op];
+      within("rings and partial sums", arena_rows + rows_of_kind, stages[op.stage].outputs, int64_t{1} << 31);
+      partials[op.bias + steps[i].place] = static_cast<int32_t>(arena_rows + rows_of_kind);
+      rows_of_kind += stages[op.stage].outputs;
+    }
+    most = std::max(most, rows_of_kind);
+  }
+  arena_rows += most;
+  plane_rows.assign(planes.size(), 0);
+  for (int row = 0; row < height; ++row) {
+    const Kind& kind = kinds[rows[row]];
+    for (int i = kind.load; i < kind.load_end; ++i) {
+      const auto of = std::find(planes.begin(), planes.end(), loads[i].ring) - planes.begin();
+      const int64_t y = loads[i].row + int64_t{row / period} * rings[loads[i].ring].rise;
+      within("load", y, 1, 1 << 20);
+      plane_rows[of] = std::max(plane_rows[of], static_cast<int32_t>(y + 1));
+    }
+  }
+  within("rings and partial sums", arena_rows, 0, int64_t{1} << 31);
+}
+
+}  // namespace spx

@@ -10,19 +10,20 @@ FOLDERS = {"spxcore": ROOT / "spxcore", "spxcore.kernels": ROOT / "kernels", "sp
 
 # Steps of spxcore, lowest first: a module imports its own step and lower ones. The longest prefix counts.
 STEPS = [
-    ["spxcore._version", "spxcore.errors", "spxcore.memory", "spxcore.rng"],
+    ["spxcore._version", "spxcore.errors", "spxcore.files", "spxcore.gpus", "spxcore.memory", "spxcore.rng"],
     ["spxcore.graph", "spxcore.feeds", "spxcore.canvas", "spxcore.schedules", "spxcore.heads", "spxcore.native"],
     ["spxcore.walk", "spxcore.plan"],
     ["spxcore.lower", "spxcore.drawing"],
     ["spxcore.kernels"],
     ["spxcore.engines"],
-    ["spxcore.draw", "spxcore.compare"],
+    ["spxcore.draw", "spxcore.compare", "spxcore.selftest"],
     ["spxcore"],
 ]
 # Where torch, or Triton, which imports it, may be imported at all.
 TORCH = {
     "spxcore.walk.module", "spxcore.walk.network", "spxcore.heads.log_prob", "spxcore.draw", "spxcore.kernels", "spxcore.engines.base",
-    "spxcore.engines.reference", "spxcore.engines.torch", "spxcore.engines.torch_feeds", "spxcore.engines.torch_precision",
+    "spxcore.engines.reference", "spxcore.engines.torch", "spxcore.engines.torch_feeds", "spxcore.engines.torch_raster",
+    "spxcore.engines.torch_precision",
     "spxcore.engines.triton",
 }  # fmt: skip
 

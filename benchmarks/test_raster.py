@@ -7,14 +7,16 @@ are random: speed does not depend on what they learnt. Every job is compared wit
 all pixels drawn, and the pixels that they give.
 """
 
+import functools
 import time
 
 import numpy as np
 import pytest
 import torch
 
-from spx.models.spatial.config import NetworkConfig
-from spxcore import Job, Network, compare, engines, native, rng
+from spx.models.pixelcnnpp.config import NetworkConfig
+from spx.models.pixelcnnpp.network import pixelcnnpp
+from spxcore import Job, Network, engines, native, rng
 from spxcore.feeds import Pixels, unit_levels
 from spxcore.plan import plan_at
 from spxcore.schedules import Raster
@@ -22,7 +24,14 @@ from spxcore.walk.shapes import shapes_of
 
 # side, channels, filters, layers: Salimans et al. 2017, section 3, is the large one; the small one is Akoury & Nguyen 2017, table 1.
 NETWORKS = {"small 28x28": (28, 1, 25, 2), "large 32x32x3": (32, 3, 160, 5)}
-JOBS = [("small 28x28", 1), ("small 28x28", 16), ("small 28x28", 256), ("small 28x28", 1000), ("large 32x32x3", 1), ("large 32x32x3", 16)]
+JOBS = [
+    ("small 28x28", 1),
+    ("small 28x28", 16),
+    ("small 28x28", 256),
+    ("small 28x28", 1000),
+    ("large 32x32x3", 1),
+    ("large 32x32x3", 16),
+]
 # Images of a job whose parameters are compared with PyTorch's.
 CHECKED = 4
 TOLERANCE = 1e-4
@@ -32,15 +41,14 @@ TOLERANCE = 1e-4
 def whole(request):
     """A network: its name, its side, its head, itself, and the multiply-adds of one pass."""
     side, channels, filters, layers = NETWORKS[request.param]
-    config = NetworkConfig(
-        side, channels, filters, layers, latent=0, conditioning="paper", coordinates=False, sizes=(side, side)
-    )
+    config = NetworkConfig(side, channels, filters, layers)
+    walk = functools.partial(pixelcnnpp, c=config)
     g, tensors = np.random.default_rng(0), {}
     centre = {"g": (0.75, 0.2), "bias": (0.0, 0.1)}
-    for name, shape in shapes_of(config.walk).items():
+    for name, shape in shapes_of(walk).items():
         mean, deviation = centre.get(name.rsplit(".", 1)[-1], (0.0, 1.0))
         tensors[name] = (mean + deviation * g.normal(size=shape)).astype(np.float32)
-    network = Network(config.walk, tensors)
+    network = Network(walk, tensors)
     return request.param, side, config.head, network, plan_at(network.graph, side, side, fold=False).macs()
 
 
@@ -48,12 +56,15 @@ def passes(network: Network, levels: np.ndarray) -> np.ndarray:
     """Parameters of all pixels by one PyTorch pass over images [N, H, W, C], float32 [N, H, W, P]."""
     x = torch.from_numpy(unit_levels(256)[levels][..., 0]).permute(0, 3, 1, 2)
     with torch.inference_mode():
-        return network.module({"x": x})[network.graph.output].permute(0, 2, 3, 1).numpy()
+        return network.module({"x": x}).permute(0, 2, 3, 1).numpy()
 
 
 def check(job: Job, canvas) -> None:
     """The drawn pixels are those that the whole network's parameters give, but for rounding."""
-    of, (h, w) = np.linspace(0, len(job.images) - 1, min(CHECKED, len(job.images))).astype(int), canvas.pixels.shape[1:3]
+    of, (h, w) = (
+        np.linspace(0, len(job.images) - 1, min(CHECKED, len(job.images))).astype(int),
+        canvas.pixels.shape[1:3],
+    )
     expected = passes(job.network, canvas.pixels[of])
     assert np.abs(expected - canvas.params[of]).max() < TOLERANCE * max(1, np.abs(expected).max())
     row, column = np.divmod(np.arange(h * w), w)

@@ -22,6 +22,13 @@ inline void register_tables() {
     PYBIND11_NUMPY_DTYPE(Told, input, place, row);
     PYBIND11_NUMPY_DTYPE(Input, height, width, channels);
     PYBIND11_NUMPY_DTYPE(Block, first, inputs, outputs);
+    PYBIND11_NUMPY_DTYPE(Ring, channels, form, width, left, right, depth, rise);
+    PYBIND11_NUMPY_DTYPE(RingRow, ring, row);
+    PYBIND11_NUMPY_DTYPE(RasterStage, outputs, gate, code, raw, activated, residual);
+    PYBIND11_NUMPY_DTYPE(RasterOp, stage, row, first, step, count, bias, tap_begin, tap_late, tap_end, waits);
+    PYBIND11_NUMPY_DTYPE(RasterTap, ring, row, column, step, weights, inside, inside_end);
+    PYBIND11_NUMPY_DTYPE(RasterStep, op, place);
+    PYBIND11_NUMPY_DTYPE(Kind, op, op_end, load, load_end);
     PYBIND11_NUMPY_DTYPE(cuda::ProgramRow, part, steps, pixel, pixel_current, pixel_end, told, told_end, params,
                          targets);
     PYBIND11_NUMPY_DTYPE(cuda::Product, place, places, weights, chunks, kinds, sources, columns, gate, sync);

@@ -9,7 +9,7 @@
 namespace spx {
 
 // Of what crosses from Python: these tables, and the fields of jobs and options. spxcore/native.py has the same number.
-constexpr int VERSION = 1;
+constexpr int VERSION = 2;
 
 // Sums a row of numbers at one place, and finishes it or leaves the sum for a later op.
 struct Op {
@@ -30,6 +30,7 @@ constexpr int32_t GATE_NONE = 0;
 constexpr int32_t GATE_SIGMOID = 1;  // a sigmoid(b), a and b being the halves of the sum
 constexpr int32_t FORM_PAIRS = 0;    // elu(x_0), elu(-x_0), elu(x_1) ...
 constexpr int32_t FORM_RELU = 1;
+constexpr int32_t FORM_RAW = 2;  // of a ring: the value as it is
 
 struct Tap {
   int32_t source;   // first arena row it reads
@@ -56,6 +57,53 @@ struct Input {
 // Weights [inputs][outputs] from number `first` on.
 struct Block {
   int32_t first, inputs, outputs;
+};
+
+// The raster schedule: spxcore/lower/raster.py. Rows of places count from S (R // S) rows of the image on, R being the
+// row in work and S the period after which all maps repeat.
+
+// Rows of a value, as many as somebody still reads: row y is the (y mod depth)-th.
+struct Ring {
+  int32_t channels;     // numbers of a place
+  int32_t form;         // FORM_RAW, or the activation that is kept
+  int32_t width;        // places across
+  int32_t left, right;  // columns of zeros on either side
+  int32_t depth;
+  int32_t rise;  // rows of places that S rows of the image are
+};
+struct RingRow {
+  int32_t ring, row;
+};
+
+struct RasterStage {
+  int32_t outputs, gate, code;       // as of Op
+  int32_t raw, activated, residual;  // rings, or -1
+};
+
+// A row of places of a stage, or every so many of them.
+struct RasterOp {
+  int32_t stage, row;
+  int32_t first, step, count;  // column of the first place, columns from one to the next, places
+  int32_t bias;                // the bias of place i begins at biases[bias + i]
+  int32_t tap_begin, tap_late,
+      tap_end;    // taps[tap_begin, tap_late) run ahead, [tap_late, tap_end) wait for pixels of the row
+  int32_t waits;  // 1: its places run in steps, from partial sums; 0: wholly ahead
+};
+
+struct RasterTap {
+  int32_t ring, row;
+  int32_t column, step;        // of the source for the op's first place, columns from one place of the op to the next
+  int32_t weights;             // first number of its block
+  int32_t inside, inside_end;  // places of the op that read something other than zeros
+};
+
+struct RasterStep {
+  int32_t op, place;
+};
+
+// One kind of row of the image: ranges of the ops and of what it loads.
+struct Kind {
+  int32_t op, op_end, load, load_end;
 };
 
 namespace cuda {

@@ -10,6 +10,7 @@
 #include "../fields.h"
 #include "dispatch.h"
 #include "engine.h"
+#include "raster.h"
 
 namespace spx {
 namespace {
@@ -46,13 +47,30 @@ const Kernels* find_kernels(const std::string& name) {
   throw py::value_error("isa: expected one of " + names + " on this machine, got '" + name + "'");
 }
 
+// What a model runs with; returns the number of threads.
+int read_options(const Fields& o, Model& model) {
+  model.poison = o.flag("poison");
+  model.kernels = find_kernels(o.text("isa"));
+  return static_cast<int>(o.whole("threads", 1, 4096));
+}
+
+// A network's numbers.
+void read_numbers(const Fields& t, Model& model) {
+  model.parameters = static_cast<int>(t.whole("parameters", 1, MOST));
+  model.weights = t.copy<float>("weights", {-1}, {"N"});
+  model.bias = t.copy<float>("bias", {-1}, {"N"});
+  Shape got;
+  model.code_weights = t.copy<float>("code", {-1, -1}, {"Z", "L"}, &got);
+  require(got[0] <= MOST && got[1] <= MOST * 64, "code", "at most 2^20 by 2^26 numbers", shape_text(got));
+  model.code = static_cast<int>(got[0]);
+  model.code_outputs = static_cast<int>(got[1]);
+}
+
 class Engine {
  public:
   Engine(const py::object& tables, const py::object& options) {
     const Fields t(tables), o(options);
-    threads_ = static_cast<int>(o.whole("threads", 1, 4096));
-    model_.poison = o.flag("poison");
-    model_.kernels = find_kernels(o.text("isa"));
+    threads_ = read_options(o, model_);
     if (o.flag("bf16")) {
       model_.tile_kernels = available_tile_kernels();
       require(model_.tile_kernels, "bf16", "a processor with AMX, or AMD's with AVX512_BF16", "one without");
@@ -68,14 +86,7 @@ class Engine {
       }
     }
     model_.places = static_cast<int>(t.whole("places", 1, MOST));
-    model_.parameters = static_cast<int>(t.whole("parameters", 1, MOST));
-    model_.weights = t.copy<float>("weights", {-1}, {"N"});
-    model_.bias = t.copy<float>("bias", {-1}, {"N"});
-    Shape got;
-    model_.code_weights = t.copy<float>("code", {-1, -1}, {"Z", "L"}, &got);
-    require(got[0] <= MOST && got[1] <= MOST * 64, "code", "at most 2^20 by 2^26 numbers", shape_text(got));
-    model_.code = static_cast<int>(got[0]);
-    model_.code_outputs = static_cast<int>(got[1]);
+    read_numbers(t, model_);
     const py::object programs = t.get("programs");
     for (const py::handle program : programs) {
       require(model_.programs.size() < MOST_PROGRAMS, "programs", "at most " + std::to_string(MOST_PROGRAMS), "more");
@@ -152,9 +163,74 @@ class Engine {
   int threads_;
 };
 
+class RasterEngine {
+ public:
+  RasterEngine(const py::object& tables, const py::object& options) {
+    const Fields t(tables), o(options);
+    threads_ = read_options(o, raster_.model);
+    require(!o.flag("bf16"), "bf16", "False for the raster schedule", "True");
+    read_numbers(t, raster_.model);
+    raster_.height = static_cast<int>(t.whole("height", 1, MOST));
+    raster_.width = static_cast<int>(t.whole("width", 1, MOST));
+    raster_.period = static_cast<int>(t.whole("period", 1, 1 << 10));
+    raster_.rings = t.rows<Ring>("rings");
+    raster_.pixels = static_cast<int>(t.whole("pixels", 0, MOST));
+    raster_.planes = t.copy<int32_t>("planes", {-1}, {"K"});
+    raster_.params = static_cast<int>(t.whole("params", 0, MOST));
+    raster_.stages = t.rows<RasterStage>("stages");
+    raster_.kinds = t.rows<Kind>("kinds");
+    raster_.rows = t.copy<int32_t>("rows", {raster_.height});
+    raster_.ops = t.rows<RasterOp>("ops");
+    raster_.taps = t.rows<RasterTap>("taps");
+    raster_.biases = t.copy<int32_t>("biases", {-1}, {"N"});
+    raster_.loads = t.rows<RingRow>("loads");
+    raster_.steps = t.rows<RasterStep>("steps");
+    raster_.step_begins =
+        t.copy<int32_t>("step_begins", {static_cast<py::ssize_t>(raster_.kinds.size()), -1}, {"", "W + 2"});
+    raster_.finish(t.rows<Block>("blocks"));  // std::invalid_argument becomes a ValueError
+  }
+
+  void draw(const py::object& job, const py::object& report) const {
+    const Model& model = raster_.model;
+    Fields fields(job);
+    const Job checked = read_job(fields, {1, raster_.rings[raster_.pixels].channels, 0, model.code, model.parameters});
+    require(checked.height == raster_.height && checked.width == raster_.width, "height and width",
+            shape_text({raster_.height, raster_.width}), shape_text({checked.height, checked.width}));
+    const py::tuple given = fields.get("planes");
+    require(given.size() == raster_.planes.size(), "planes", std::to_string(raster_.planes.size()) + " arrays",
+            std::to_string(given.size()));
+    std::vector<Array<float>> keep;
+    std::vector<Planes> planes;
+    for (size_t k = 0; k < given.size(); ++k) {
+      const Ring& ring = raster_.rings[raster_.planes[k]];
+      keep.push_back(finite_array("planes", given[k], {-1, -1, ring.width, ring.channels}, {"N", "h", "", ""}));
+      const py::ssize_t images = keep.back().shape(0), height = keep.back().shape(1);
+      require(images == 1 || images == checked.count, "planes", "1 or " + std::to_string(checked.count) + " images",
+              std::to_string(images));
+      require(height >= raster_.plane_rows[k], "planes", "at least " + std::to_string(raster_.plane_rows[k]) + " rows",
+              std::to_string(height));
+      planes.push_back({keep.back().data(), images, height});
+    }
+    reporting_to(report, [&](const auto& told_of) { spx::draw(raster_, checked, planes, threads_, told_of); });
+  }
+
+ private:
+  Raster raster_;
+  int threads_;
+};
+
 }  // namespace
 
 void define_cpu_engine(py::module_& module) {
+  py::class_<RasterEngine>(module, "Raster", "A network lowered to the raster schedule; see spxcore.engines.cpp.")
+      .def(py::init<const py::object&, const py::object&>(), py::arg("tables"), py::arg("options"),
+           R"(tables: a spxcore.lower.raster.RasterTables. options: a spxcore.engines.cpp.Options.
+
+Raises ValueError for another type of a table, or an index out of range.)")
+      .def("draw", method(&RasterEngine::draw), py::arg("job"), py::arg("report"),
+           R"(Draw a spxcore.lower.job.WindowJob of the tables' size.
+
+report: called with the number of pixels since the last call, or None; what it raises stops the drawing.)");
   py::class_<Engine>(module, "Engine", "A compiled network on the processor; see spxcore.engines.cpp.")
       .def(py::init<const py::object&, const py::object&>(), py::arg("tables"), py::arg("options"),
            R"(tables: a spxcore.engines.cpp.Tables. options: a spxcore.engines.cpp.Options.

@@ -1,4 +1,4 @@
-"""The compiled network on processor cores: window programs run by `csrc/cpu`, 16 windows side by side. Needs no torch."""
+"""The compiled network on processor cores, by windows or by whole images (`csrc/cpu`), 16 side by side. Needs no torch."""
 
 from __future__ import annotations
 
@@ -14,11 +14,13 @@ from ..canvas import Canvas
 from ..drawing import Job
 from ..errors import SpxError, require
 from ..lower.job import window_job
+from ..lower.raster import raster_tables
 from ..lower.tables import INPUT, rows_of
 from ..lower.window import Packed, WindowProgram, full_program, inputs_of, pack, window_programs
 from ..plan import Plan, plan_at
+from ..schedules import Raster
 from ..walk.network import Network
-from .base import NATIVE_LEVELS, Report, known_inputs, why_no_window
+from .base import NATIVE_LEVELS, Report, known_inputs, why_no_raster, why_no_window
 
 EMULATED = False
 
@@ -129,18 +131,18 @@ class Cpp:
 
     def why_not(self, job: Job) -> str | None:
         """See `Engine.why_not`."""
-        reason = why_no_window(job, NATIVE_LEVELS)
+        reason = None if self._is_raster(job) else why_no_window(job, NATIVE_LEVELS)
         if reason:
             return reason
         try:
-            self.windows(job.evaluated, job.side, job.side)
+            self._engine_of(job)
         except (SpxError, ValueError) as error:
             return f"it cannot run this network in {self.precision}: {error}"
         return None
 
     def draw(self, job: Job, canvas: Canvas, report: Report | None = None) -> None:
         """See `Engine.draw`."""
-        self.windows(job.evaluated, job.side, job.side).draw(window_job(job, canvas), report)
+        self._engine_of(job).draw(window_job(job, canvas), report)
 
     def evaluate(
         self,
@@ -163,6 +165,25 @@ class Cpp:
             return np.concatenate([engine.evaluate(i, given, code) for i in range(1, 2 * height, 2)], axis=1)
         engine = self._engine(network, height, width, False, lambda plan, packed: [full_program(plan, packed)])
         return engine.evaluate(0, given, code, len(given[0]) < _SIDE_BY_SIDE)
+
+    def _is_raster(self, job: Job) -> bool:
+        """Whether it draws a job by the raster schedule. bf16, and places told where they lie in a window, are the windows'."""
+        return isinstance(job.schedule, Raster) and self.precision == "fp32" and not why_no_raster(job, NATIVE_LEVELS)
+
+    def _engine_of(self, job: Job):
+        """The native engine that draws a job."""
+        if self._is_raster(job):
+            return self.raster(job.evaluated, job.height, job.width)
+        return self.windows(job.evaluated, job.side, job.side)
+
+    def raster(self, network: Network, height: int, width: int):
+        """The native engine of a network's `raster_tables`, compiled when it is first asked for."""
+        known = self._compiled.setdefault(network, {})
+        key = height, width, "raster"
+        if key not in known:
+            tables = raster_tables(network.graph, height, width)
+            known[key] = native.native().Raster(tables, Options(self.isa, False, self.poison, self.threads))
+        return known[key]
 
     def windows(self, network: Network, height: int, width: int):
         """The native engine of a network's `window_programs`, compiled when it is first asked for."""

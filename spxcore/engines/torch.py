@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import weakref
 from collections.abc import Iterator, Mapping
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -16,10 +18,14 @@ from ..schedules.window import Wavefront
 from ..walk.network import Network
 from .base import Report, known_inputs, torch_device, why_no_raster, why_no_window
 
+if TYPE_CHECKING:
+    from .torch_raster import WholeNetwork
+
 EMULATED = False
 
-# Windows evaluated at once: bounds the memory, whatever the number of images.
+# Windows evaluated at once, and bytes of the activations of whole images: they bound the memory, whatever the number of images.
 BATCH = 512
+MEMORY = 1 << 30
 
 
 def why_not() -> None:
@@ -39,7 +45,7 @@ class Torch:
         precision: "fp32" or "bf16".
         threads: of the processor, while it draws; None: torch's own number.
         device: "cpu", "cuda" ..., None for a GPU where torch has one.
-        batch: windows evaluated at once.
+        batch: windows evaluated, or whole images drawn, at once.
     """
 
     name = "torch"
@@ -49,10 +55,13 @@ class Torch:
     ):
         require(threads is None or 1 <= threads <= 4096, "threads", "1 to 4096", threads)
         self.device, self.precision, self.threads, self.batch = torch_device(device), precision, threads, batch
+        self._compiled: weakref.WeakKeyDictionary[Network, WholeNetwork] = weakref.WeakKeyDictionary()
 
     def why_not(self, job: Job) -> str | None:
         """See `Engine.why_not`."""
-        return why_no_raster(job) if isinstance(job.schedule, Raster) else why_no_window(job)
+        if not isinstance(job.schedule, Raster):
+            return why_no_window(job)
+        return why_no_raster(job) if self.precision == "fp32" else "it draws whole images in fp32 only"
 
     def draw(self, job: Job, canvas: Canvas, report: Report | None = None) -> None:
         """See `Engine.draw`."""
@@ -71,23 +80,27 @@ class Torch:
                         report(len(images) * len(r))
 
     def draw_whole(self, job: Job, canvas: Canvas, report: Report | None) -> None:
-        """`draw` for the raster schedule: the whole network again for every pixel, of many images at once."""
+        """`draw` for the raster schedule: each place is computed once."""
+        from .torch_raster import Activations, compiled
+
         with self.running():
-            for first in range(0, len(job.images), self.batch):
-                images = np.arange(first, min(first + self.batch, len(job.images)))
-                for r in range(job.height):
-                    for c in range(job.width):
-                        self.draw_pixels(job, canvas, images, np.array([r]), np.array([c]))
-                        canvas.finished[images] = r + (c == job.width - 1)
-                        if report:
-                            report(len(images))
+            network = compiled(self._compiled, job, self.device)
+            together = max(1, min(self.batch, MEMORY // network.bytes_an_image))
+            for first in range(0, len(job.images), together):
+                images = np.arange(first, min(first + together, len(job.images)))
+                Activations(network, job, canvas, images).draw(self.put, report)
 
     def draw_pixels(self, job: Job, canvas: Canvas, images: np.ndarray, r: np.ndarray, c: np.ndarray) -> None:
         """Draw pixels (r, c) [R] of the images with indices `images`, which do not depend on each other."""
         given = np.stack([canvas.is_given(n, r, c) for n in images])  # [n, R]
         if given.all() and canvas.params is None:
             return
-        params = self.pixel_params(job, canvas.pixels, images, r, c)
+        self.put(job, canvas, images, r, c, self.pixel_params(job, canvas.pixels, images, r, c))
+
+    @staticmethod
+    def put(job: Job, canvas: Canvas, images: np.ndarray, r: np.ndarray, c: np.ndarray, params: np.ndarray) -> None:
+        """Draw such pixels, except given ones, from their parameters [n * R, P], which are left on the canvas where it asks for them."""
+        given = np.stack([canvas.is_given(n, r, c) for n in images])  # [n, R]
         if canvas.params is not None:
             canvas.params[images[:, None], r, c] = params.reshape(*given.shape, -1)
         rows, columns, numbers = (a.ravel() for a in np.broadcast_arrays(r, c, job.images[images][:, None]))

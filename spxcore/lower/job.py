@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from ..feeds import axis
+from ..feeds import Planes, axis
 
 if TYPE_CHECKING:
     from ..canvas import Canvas
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 class WindowJob(NamedTuple):
-    """Images to draw by windows.
+    """Images to draw, by windows or whole.
 
     Attributes:
         height, width: H, W in pixels.
@@ -30,6 +30,7 @@ class WindowJob(NamedTuple):
         temperature, mode: see `Sampling`.
         given: bool [N or 1, H, W], or None.
         pixels, finished, params: of the canvas.
+        planes: float32 [N or 1, h, w, C] of each input besides the pixels, in the graph's order: of the raster schedule.
     """
 
     height: int
@@ -50,13 +51,19 @@ class WindowJob(NamedTuple):
     pixels: np.ndarray
     finished: np.ndarray
     params: np.ndarray | None
+    planes: tuple[np.ndarray, ...] = ()
 
 
 def window_job(job: Job, canvas: Canvas) -> WindowJob:
-    """A job of the sliding window (`spxcore.engines.base.why_no_window`) and its canvas as native code reads them."""
+    """A job of the sliding window (`spxcore.engines.base.why_no_window`) and its canvas as native code reads them.
+
+    So is one of the raster schedule (`why_no_raster`), which is told nothing but planes.
+    """
     told, given = job.told, canvas.given
+    planes = (job.feeds[name] for name in job.evaluated.graph.inputs)
     return WindowJob(
         job.height, job.width, job.seed, job.draw, job.images, job.code, told.maps, told.extra, axis(job.height),
         axis(job.width), job.drawn.table, job.head, job.sampling.temperature, job.sampling.mode,
         given[None] if given is not None and given.ndim == 2 else given, canvas.pixels, canvas.finished, canvas.params,
+        tuple(feed.array for feed in planes if isinstance(feed, Planes)),
     )  # fmt: skip

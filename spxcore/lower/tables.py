@@ -35,6 +35,7 @@ OP = int32_columns(
 )
 GATE_NONE, GATE_SIGMOID = 0, 1
 FORM_PAIRS, FORM_RELU = 0, 1
+FORM_RAW = 2  # of a ring: the value as it is
 
 TAP = int32_columns(
     "source",  # first arena row it reads
@@ -51,6 +52,51 @@ INPUT = int32_columns(
     "height", "width", "channels"
 )  # places along the axes of one of a network's inputs, numbers at a place
 BLOCK = int32_columns("first", "inputs", "outputs")  # weights [inputs][outputs] that begin at Packed.weights[first]
+
+# Tables of the raster schedule: see `spxcore.lower.raster`. Rows of places count from S (R // S) rows of the image on, R being
+# the one in work.
+RING = int32_columns(
+    "channels",  # numbers of a place
+    "form",  # FORM_RAW, or the activation that is kept: FORM_PAIRS takes two numbers a channel
+    "width",  # places across
+    "left",  # columns of zeros on the left
+    "right",  # and on the right
+    "depth",  # rows that are kept: row y is the (y mod depth)-th
+    "rise",  # rows of places that S rows of the image are
+)
+RING_ROW = int32_columns("ring", "row")
+RASTER_STAGE = int32_columns(
+    "outputs",  # numbers in the sum: the result's channels, twice as many before a gate
+    "gate",  # as of OP
+    "code",  # first of its rows of U z, or -1
+    "raw",  # ring of the result, or -1
+    "activated",  # ring of its activation, or -1
+    "residual",  # ring of x that is added at the end, as it is or in pairs, or -1
+)
+# A row of places of a stage, or every so many of them.
+RASTER_OP = int32_columns(
+    "stage",
+    "row",  # of places
+    "first",  # column of the first place
+    "step",  # columns from one to the next
+    "count",  # places
+    "bias",  # the bias of place i begins at RasterTables.biases[bias + i]
+    "tap_begin",  # taps[tap_begin:tap_late] run ahead
+    "tap_late",  # taps[tap_late:tap_end] wait for pixels of the row
+    "tap_end",
+    "waits",  # 1: its places run in steps, from partial sums; 0: wholly ahead
+)
+RASTER_TAP = int32_columns(
+    "ring",
+    "row",  # of the source's places
+    "column",  # of the source, for the op's first place; in the zeros beside the row where there is none
+    "step",  # columns of the source from one place of the op to the next
+    "weights",  # first number of its block
+    "inside",  # places [inside, inside_end) of the op read something other than zeros
+    "inside_end",
+)
+RASTER_STEP = int32_columns("op", "place")
+KIND = int32_columns("op", "op_end", "load", "load_end")  # of one kind of row of the image: ranges of the tables
 
 # Tables of the cuda engine: see `spxcore.lower.passes`.
 PROGRAM = int32_columns("part", "steps", "pixel", "pixel_current", "pixel_end", "told", "told_end", "params", "targets")

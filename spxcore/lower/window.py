@@ -23,7 +23,7 @@ from .tables import BLOCK, FORM_PAIRS, FORM_RELU, GATE_NONE, GATE_SIGMOID, OP, P
 
 # How engines keep what a tap sees of a value, and which gates they have.
 _ACTIVATIONS = {"elu": FORM_PAIRS, "concat_elu": FORM_PAIRS, "relu": FORM_RELU}
-_GATES = {"none": GATE_NONE, "sigmoid": GATE_SIGMOID}
+GATES = {"none": GATE_NONE, "sigmoid": GATE_SIGMOID}
 
 
 class First(NamedTuple):
@@ -100,7 +100,7 @@ def _activations(plan: Plan) -> dict[str, int]:
     """
     found: dict[str, int] = {}
     for stage in plan.stages:
-        require(stage.gate in _GATES, f"stage {stage.name}", "a gate that engines have: none or sigmoid", stage.gate)
+        require(stage.gate in GATES, f"stage {stage.name}", "a gate that engines have: none or sigmoid", stage.gate)
         for source in stage.sources:
             if source.form == "raw":
                 continue
@@ -226,7 +226,7 @@ class _Lowering:
         ops["bias"] = first.bias + stage.bias_row[rows] * stage.outputs
         ops["code"] = first.code
         ops["outputs"] = stage.outputs
-        ops["gate"] = _GATES[stage.gate]
+        ops["gate"] = GATES[stage.gate]
         ops["form"] = self.packed.activations.get(stage.output, FORM_PAIRS)
         partial = self.arena.partial(stage)
         if partial is not None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from ..graph import Graph, Taps
-from .plan import PLACE, SOURCE, Plan
+from .plan import PLACE, ROW, SOURCE, Plan
 
 # What a place depends on, see `tiers`.
 TIERS = ("constant", "rows above", "current row", "last pixel")
@@ -36,6 +36,33 @@ def macs_by_tier(plan: Plan, target: int) -> list[int]:
             mine = stage.taps[:, SOURCE] == index
             np.add.at(result, tier[source.value][stage.taps[mine, PLACE]], macs[mine])
     return [int(count) for count in result]
+
+
+def latest_pixel(plan: Plan) -> dict[str, np.ndarray]:
+    """The latest pixel that each place depends on, by its number y * width + x, or -1 for none; int64 [places] a value."""
+    result = {name: np.full(value.places, -1) for name, value in plan.values.items()}
+    result |= {name: np.arange(plan.values[name].places) for name in plan.drawn}
+    for stage in plan.stages:
+        out = np.full(len(stage.places), -1) if stage.residual is None else result[stage.residual][stage.places]
+        for index, source in enumerate(stage.sources):
+            taps = stage.taps[stage.taps[:, SOURCE] == index]
+            np.maximum.at(out, taps[:, ROW], result[source.value][taps[:, PLACE]])
+        result[stage.output][stage.places] = out
+    return result
+
+
+def first_row(plan: Plan) -> dict[str, np.ndarray]:
+    """The first row of the image that each place is needed for, or the plan's height for none; int64 [places] a value."""
+    result = {name: np.full(value.places, plan.height) for name, value in plan.values.items()}
+    result[plan.output] = np.arange(plan.values[plan.output].places) // plan.width
+    for stage in reversed(plan.stages):
+        rows = result[stage.output][stage.places]
+        for index, source in enumerate(stage.sources):
+            taps = stage.taps[stage.taps[:, SOURCE] == index]
+            np.minimum.at(result[source.value], taps[:, PLACE], rows[taps[:, ROW]])
+        if stage.residual is not None:
+            np.minimum.at(result[stage.residual], stage.places, rows)
+    return result
 
 
 # What one place depends on: row of the image -> rightmost column in it, both relative to the place's own period.

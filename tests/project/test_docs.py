@@ -11,8 +11,8 @@ import pytest
 ROOT = Path(__file__).parents[2]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 COMMANDS = {
-    "spx-sample": "sample", "spx-plan": "plan", "spx-train": "train", "spx-eval": "evaluate", "spx-train-lenet": "lenet",
-    "spx-reproduce": "reproduce",
+    "spx-sample": "sample", "spx-score": "score", "spx-plan": "plan", "spx-train": "train", "spx-eval": "evaluate",
+    "spx-train-lenet": "lenet", "spx-reproduce": "reproduce",
 }  # fmt: skip
 
 

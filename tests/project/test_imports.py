@@ -22,7 +22,8 @@ STEPS = [
 # Where torch, or Triton, which imports it, may be imported at all.
 TORCH = {
     "spxcore.walk.module", "spxcore.walk.network", "spxcore.heads.log_prob", "spxcore.draw", "spxcore.kernels", "spxcore.engines.base",
-    "spxcore.engines.reference", "spxcore.engines.torch", "spxcore.engines.torch_feeds", "spxcore.engines.torch_precision",
+    "spxcore.engines.reference", "spxcore.engines.torch", "spxcore.engines.torch_feeds", "spxcore.engines.torch_raster",
+    "spxcore.engines.torch_precision",
     "spxcore.engines.triton",
 }  # fmt: skip
 

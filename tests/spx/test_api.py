@@ -13,7 +13,9 @@ import spx
 from spx.models import registry
 from spx.models.model import Checkpoint, Model
 from spx.models.spatial import drawing
+from spx.request import Request
 from spxcore import Given, Softmax, SpxError, engines
+from spxcore import score as core_score
 from spxcore.heads.log_prob import logistics_log_prob
 
 PLAIN = {"conditioning": "paper", "latent": 0, "coordinates": False}
@@ -201,10 +203,23 @@ def test_a_score_pays_for_the_code(model):
     z = torch.from_numpy(z).double()
     expected = q.log_prob(z).sum(1) - prior.log_prob(z)
     np.testing.assert_allclose(nats, expected.numpy(), rtol=1e-6)
-    # The noise is the seed's, and its own for each image.
-    again, other = (model.score(images, seed=seed, engine=QUICK) for seed in (4, 5))
-    np.testing.assert_array_equal(again.bits, found.bits)
-    assert (other.code_bits != found.code_bits).all()
+    # The noise is the seed's and the image's, whatever is scored beside it.
+    again, other = (model.score(images[::-1], seed=seed, engine=QUICK) for seed in (4, 5))
+    np.testing.assert_allclose(again.bits[::-1], found.bits, rtol=1e-6)
+    assert (other.code_bits[::-1] != found.code_bits).all()
+
+
+def test_what_is_drawn_comes_with_its_log_probability(model):
+    """Of both methods that draw new pixels; of a completion, that of the drawn half. A score computes it in another way."""
+    images, found = model.sample(9, n=2, seed=3, engine=QUICK, return_log_prob=True)
+    np.testing.assert_array_equal(images, model.sample(9, n=2, seed=3, engine=QUICK))
+    drawing = model.drawing(Request(9, n=2, seed=3))
+    nats = core_score(drawing, {"image": images}, QUICK)["image"]
+    np.testing.assert_allclose(found, nats.sum((1, 2)), rtol=1e-5)
+    mask = np.arange(81).reshape(9, 9) < 40
+    done, found = model.complete(images[:1], mask, n=3, engine=QUICK, return_log_prob=True)
+    nats = core_score(model.drawing(Request(9, n=3, given=Given(images[:1], mask))), {"image": done}, QUICK)["image"]
+    np.testing.assert_allclose(found, nats.sum((1, 2), where=~mask), rtol=1e-5)
 
 
 # ---- families --------------------------------------------------------------------------------------------------------
@@ -264,9 +279,9 @@ def test_a_registered_family_has_every_command(noise, tmp_path, monkeypatch, cap
     state = again.module().state_dict()
     assert {name: tuple(t.shape) for name, t in state.items()} == noise.model.shapes(noise.config)
     monkeypatch.chdir(tmp_path)
-    assert main(["--checkpoint=noise", f"--engine={QUICK}", "--size=3x5", "--n=2", "--seed=1", "--out=a.npy"]) == 0
+    assert main(["--checkpoint=noise", "--engine=torch", "--size=3x5", "--n=2", "--seed=1", "--out=a.npy"]) == 0
     images = np.load("a.npy")
-    np.testing.assert_array_equal(images, spx.load("noise").sample(3, 5, n=2, seed=1, engine=QUICK))
+    np.testing.assert_array_equal(images, spx.load("noise").sample(3, 5, n=2, seed=1, engine="torch"))
     assert images.shape == (2, 3, 5, 1) and images.max() <= 3
     assert main(["--checkpoint=noise", "--digit=1"]) == 2
     assert "digit: this checkpoint's model does not understand it" in capsys.readouterr().err

@@ -16,7 +16,7 @@ from typing import Any
 from ..signals import Signals, Stopped
 
 # Modules of this package whose `main` is a `Command`. A new one: a line here, and one in pyproject.toml's [project.scripts].
-MODULES = ("sample", "plan", "train", "evaluate", "lenet", "reproduce")
+MODULES = ("sample", "score", "plan", "train", "evaluate", "lenet", "reproduce")
 
 # Exit codes: a user's mistake; a fault of spx; output that cannot be written; a reader that went away. A signal's is 128 and its number.
 MISTAKE, FAULT, UNWRITTEN, NO_READER = 2, 70, 74, 141

@@ -143,14 +143,14 @@ def grid(images: np.ndarray, columns: int | None = None) -> Image.Image:
     return Image.fromarray(sheet[..., 0] if channels == 1 else sheet)
 
 
-def check_writable(path: Path) -> None:
+def check_writable(path: Path, name: str = "out") -> None:
     """Raise an `SpxError` unless images can be written to `path`; found out before hours of drawing, not after."""
-    require(path.suffix.lower() in SUFFIXES, "out", "a name ending in " + " or ".join(SUFFIXES), repr(str(path)))
-    check_file(path)
+    require(path.suffix.lower() in SUFFIXES, name, "a name ending in " + " or ".join(SUFFIXES), repr(str(path)))
+    check_file(path, name)
 
 
-def write_images(images: np.ndarray, path: Path) -> None:
-    """Write uint8 [N, H, W, C]: .npy the array, .png the image or a grid of them.
+def write_images(images: np.ndarray, path: Path, name: str = "out") -> None:
+    """Write uint8 [N, H, W, C]: .npy the array, of any type, .png the image or a grid of them. `name`: of the option that told the path.
 
     Raises:
         Unwritten: where it cannot be; the sentence says in which other place the images are, if there is one.
@@ -164,7 +164,7 @@ def write_images(images: np.ndarray, path: Path) -> None:
                 grid(images).save(file, format="PNG")
 
     try:
-        with writing(path, "choose another --out", "out"):
+        with writing(path, f"choose another --{name}", name):
             write_atomically(followed(path), write)
     except Unwritten as error:
         elsewhere = rescue(write, path.suffix.lower())

@@ -12,7 +12,8 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from helpers import write_dataset
+from helpers import digits, write_dataset
+from PIL import Image
 
 from spx.cli.command import MODULES, commands
 from spx.cli.values import Number
@@ -35,6 +36,7 @@ NEEDS = {
     "spx-eval": ["--data=idx", "--data-dir={data}", "--checkpoint={checkpoint}", "--lenet={lenet}"],
     "spx-reproduce": ["--data=idx", "--out={out}", "--data-dir={data}", "--lenet={lenet}", "--vae={checkpoint}"],
     "spx-sample": ["--checkpoint={checkpoint}"],
+    "spx-score": ["--checkpoint={checkpoint}", "{picture}"],
     "spx-plan": [],
 }
 
@@ -55,6 +57,7 @@ def places(tmp_path_factory, checkpoint) -> dict[str, str]:
     root = tmp_path_factory.mktemp("places")
     write_dataset(root / "data", train=48, test=4)
     save_lenet(LeNet(10), root / "lenet", {})
+    Image.fromarray(digits(1)[0][0]).save(root / "picture.png")
     bad = root / "bad"
     (bad / "folder").mkdir(parents=True)
     (bad / "file").write_text("x")
@@ -63,7 +66,9 @@ def places(tmp_path_factory, checkpoint) -> dict[str, str]:
     (bad / "loop").symlink_to(bad / "loop")
     (bad / "dangling").symlink_to(bad / "nothing" / "here")
     os.mkfifo(bad / "fifo")
-    return {name: str(root / name) for name in ("data", "lenet", "bad")} | {"checkpoint": str(checkpoint)}
+    return {name: str(root / name) for name in ("data", "lenet", "bad")} | {
+        "checkpoint": str(checkpoint), "picture": str(root / "picture.png"),
+    }  # fmt: skip
 
 
 def options(command: str) -> list[argparse.Action]:

@@ -28,6 +28,7 @@ from spx.cli.train import settings_fields
 from spx.data import Images
 from spx.data.settings import DataSettings, Reading
 from spx.models import registry
+from spx.models.likelihood import Score
 from spx.models.spatial.settings import preset
 from spx.reproduce.run import Reproduction
 from spx.reproduce.settings import Settings as Reproduced
@@ -36,7 +37,7 @@ from spxcore.plan import plan_at
 
 ROOT = Path(__file__).parents[3]
 SCRIPTS = dict(re.findall(r'^(spx-[\w-]+) = "(.*)"$', (ROOT / "pyproject.toml").read_text(), re.MULTILINE))
-COMMANDS = ("spx-sample", "spx-eval", "spx-train", "spx-train-lenet", "spx-reproduce", "spx-plan")
+COMMANDS = ("spx-sample", "spx-eval", "spx-train", "spx-train-lenet", "spx-reproduce", "spx-plan", "spx-score")
 READING = {"size": 30, "fit": "resize", "colour": "grey", "bad": "skip", "alpha": "black"}
 
 
@@ -116,6 +117,7 @@ def test_every_option_is_here(command):
         "spx-train-lenet": LENET,
         "spx-reproduce": REPRODUCE,
         "spx-plan": PLAN,
+        "spx-score": SCORE,
     }
     if command == "spx-train":
         wanted = {f.name for f in settings_fields(registry.family("spatial").Settings)} | {*TRAIN}
@@ -648,3 +650,61 @@ def test_plan(watch, checkpoint):
         printed = json.loads(watch.run("spx-plan", *arguments)["printed"])
         assert len(printed.pop("image_networks")) == 3 and printed == expected
     assert asked == ["a name", "mnist-8x8"] and not watch.run("spx-plan")["printed"].startswith("{")
+
+
+# ---- spx-score ---------------------------------------------------------------------------------------------------------
+
+# `test_score.py` sees the bits, the map and the files.
+SCORE = {
+    "files": (["b.png"], {"pictures": ("a", "b")}),
+    "invert": (["--invert"], {"pictures": ("-a",)}),
+    "alpha": (["--alpha=white"], {"alpha": "white"}),
+    "seed": (["--seed=4"], {"seed": 4}),
+    "checkpoint": (["--checkpoint=other"], {"checkpoint": "other"}),
+    "engine": (["--engine=cpp"], {"engine": "cpp", "scored by": "engine cpp"}),
+    "precision": (["--precision=tf32"], {"precision": "tf32"}),
+    "threads": (["--threads=3"], {"threads": 3}),
+    "device": (["--device=cuda:1"], {"device": "cuda:1"}),
+    "map": (["--map=m.png"], {"files": ["m.png"]}),
+    "json": (["--json"], {"json": True}),
+}
+
+
+@pytest.mark.parametrize("name", SCORE)
+def test_score(watch, checkpoint, name):
+    pictures = dict(zip("ab", digits(2, side=14)[0]))
+    for letter, picture in pictures.items():
+        Image.fromarray(picture).save(f"{letter}.png")
+    model = spx.load(checkpoint)
+    known = pictures | {f"-{letter}": 255 - picture for letter, picture in pictures.items()}
+
+    def read_image(path, channels, alpha="refuse"):
+        watch.told["alpha"] = alpha
+        return pictures[Path(path).stem][..., None]
+
+    def score(checkpoint, images, seed, engine, progress):
+        names = (next(n for n, p in known.items() if np.array_equal(p, image[..., 0])) for image in images)
+        watch.told |= {"pictures": tuple(names), "seed": seed, "scored by": engine.name}
+        return Score(np.ones(len(images)), np.ones(images.shape[:3], np.float32), np.zeros(len(images)))
+
+    def load(name):
+        watch.told["checkpoint"] = name
+        return model
+
+    watch.replace("spx.io.pictures.read_image", read_image)
+    watch.replace("spx.api.load", load)
+    watch.patch.setattr(type(model.family), "score", staticmethod(score))
+
+    def run(*arguments):
+        found = watch.run("spx-score", "a.png", *arguments)
+        found["files"] = sorted(path.name for path in Path().iterdir() if path.stem not in pictures)
+        found["json"] = found.pop("printed").startswith("{")
+        return found
+
+    arguments, changes = SCORE[name]
+    without = run()
+    assert without == {
+        "pictures": ("a",), "alpha": "refuse", "seed": 0, "checkpoint": "mnist-8x8", "engine": "auto", "precision": "fp32",
+        "threads": None, "device": None, "scored by": "engine auto", "files": [], "json": False,
+    }  # fmt: skip
+    compare(without, run(*arguments), changes)

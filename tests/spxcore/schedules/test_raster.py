@@ -1,37 +1,18 @@
 """The raster schedule: what it draws, by the plan's meaning; sizes; jobs of it that are a window too."""
 
-import functools
 from dataclasses import replace
 
 import numpy as np
 import pytest
 from helpers import close, drawn, same_images
-from walks import relu_job, relu_net, spread
+from walks import relu_job
+from wholes import expected, whole_job
 
-from spxcore import Given, Job, Logistics, Softmax, engines
+from spxcore import Given, Logistics, Softmax, engines
 from spxcore.compare import first_difference
 from spxcore.errors import SpxError
-from spxcore.feeds import Pixels, Places, Planes, unit_levels
-from spxcore.plan import execute, plan_at
+from spxcore.feeds import Places, Planes
 from spxcore.schedules import Raster, Window
-
-
-def whole_job(height: int, width: int, images: int = 2, head=None, seed: int = 3) -> Job:
-    """Whole images: a network of two resolutions, told two numbers at each place of the lower one, and a code."""
-    g, head = np.random.default_rng(seed), head or Logistics(1, 3)
-    of = spread(functools.partial(relu_net, pixel=head.channels, outputs=head.parameters, told=2, latent=3))
-    planes = Planes(g.normal(size=(images, -(-height // 2), -(-width // 2), 2)))
-    feeds = {"x": Pixels(unit_levels(head.levels)), "where": planes}
-    return Job(of, head, Raster(), feeds, height, width, np.arange(images), g.normal(size=(images, 3)), seed).check()
-
-
-def expected(job: Job, pixels: np.ndarray) -> np.ndarray:
-    """Parameters of all pixels given the ones before, float64 [N, H, W, P]: the network sees none of the later ones."""
-    plan = plan_at(job.network.graph, job.height, job.width)
-    x, where = job.feeds["x"].table.astype(np.float64)[pixels], job.feeds["where"].array.astype(np.float64)
-    n = len(pixels)
-    inputs = {"x": x.reshape(n, job.height * job.width, -1), "where": where.reshape(n, -1, 2)}
-    return execute(plan, inputs, job.code.astype(np.float64))[plan.output].reshape(n, job.height, job.width, -1)
 
 
 @pytest.mark.parametrize("head", [Logistics(1, 3), Logistics(3, 2), Softmax(5)], ids=["grey", "colour", "softmax"])
@@ -62,8 +43,8 @@ def test_sizes_that_no_image_has_are_refused(size):
 
 
 def test_a_small_square_image_is_a_window():
-    """Engines of the sliding window draw it; others say what they draw."""
-    task = relu_job(6, 6, 6, images=2)
+    """Engines of the sliding window draw it, told what windows are told; others say what they draw."""
+    task = relu_job(6, 6, 6, images=2, told=True)
     whole = replace(task, schedule=Raster())
     assert (task.side, whole.side, replace(whole, width=7).side) == (6, 6, 0)
     expected = drawn("reference", task).pixels

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import zlib
 from functools import partial
 
 import numpy as np
@@ -15,7 +16,8 @@ from spxcore.schedules import Window
 from ...request import Request
 from ..likelihood import Likelihood
 from ..model import Checkpoint, Evaluate, Model, Row, Walk
-from . import drawing, paper
+from ..parts import paper
+from . import drawing
 from . import settings as recipes
 from .config import ModelConfig
 from .network import decoder, encoder, maps
@@ -101,7 +103,8 @@ class Spatial(Model):
     def paid_codes(
         self, checkpoint: Checkpoint, images: np.ndarray, evaluate: Evaluate, seed: int = 0
     ) -> tuple[np.ndarray | None, np.ndarray]:
-        """Draws from q(z | x), and KL(q(z | x) || p(z)); see `Model.paid_codes`."""
+        """Draws from q(z | x), and KL(q(z | x) || p(z)); see `Model.paid_codes`. The noise is the seed's and the picture's: a
+        score does not depend on what is scored beside it."""
         if not checkpoint.config.vae:
             return super().paid_codes(checkpoint, images, evaluate, seed)
         import torch
@@ -109,7 +112,8 @@ class Spatial(Model):
         from .codes import kl_nats
 
         mean, log_variance = drawing.encode(checkpoint, images, evaluate)
-        noise = np.stack([normals(seed, image, mean.shape[1])[0] for image in range(len(mean))])
+        numbers = [zlib.crc32(image.tobytes()) for image in images]
+        noise = np.stack([normals(seed, number, mean.shape[1])[0] for number in numbers])
         z = (mean + np.exp(0.5 * log_variance) * noise).astype(np.float32)
         q = (torch.from_numpy(np.array(a)) for a in (mean, log_variance, z))
         return z, kl_nats(prior_of(checkpoint), *q)

@@ -1,0 +1,31 @@
+"""Jobs of the raster schedule, and what they draw by the plan's meaning."""
+
+from __future__ import annotations
+
+import functools
+
+import numpy as np
+from walks import relu_net, spread
+
+from spxcore import Job, Logistics
+from spxcore.feeds import Pixels, Planes, unit_levels
+from spxcore.plan import execute, plan_at
+from spxcore.schedules import Raster
+
+
+def whole_job(height: int, width: int, images: int = 2, head=None, seed: int = 3) -> Job:
+    """Whole images: a network of two resolutions, told two numbers at each place of the lower one, and a code."""
+    g, head = np.random.default_rng(seed), head or Logistics(1, 3)
+    of = spread(functools.partial(relu_net, pixel=head.channels, outputs=head.parameters, told=2, latent=3))
+    planes = Planes(g.normal(size=(images, -(-height // 2), -(-width // 2), 2)))
+    feeds = {"x": Pixels(unit_levels(head.levels)), "where": planes}
+    return Job(of, head, Raster(), feeds, height, width, np.arange(images), g.normal(size=(images, 3)), seed).check()
+
+
+def expected(job: Job, pixels: np.ndarray) -> np.ndarray:
+    """Parameters of all pixels given the ones before, float64 [N, H, W, P]: the network sees none of the later ones."""
+    plan = plan_at(job.network.graph, job.height, job.width)
+    x, where = job.feeds["x"].table.astype(np.float64)[pixels], job.feeds["where"].array.astype(np.float64)
+    n = len(pixels)
+    inputs = {"x": x.reshape(n, job.height * job.width, -1), "where": where.reshape(n, -1, 2)}
+    return execute(plan, inputs, job.code.astype(np.float64))[plan.output].reshape(n, job.height, job.width, -1)

@@ -3,8 +3,8 @@
     pytest benchmarks/test_raster.py --benchmark-only --benchmark-json figures.json && python benchmarks/table.py figures.json
 
 A forward-pass equivalent is the time that the multiply-adds of one pass over an image take at the peak of the same run, on the cores
-that draw: one for up to 16 images. The weights are random: speed does not depend on what they learnt. Every job is compared with PyTorch's pass before it is timed: the parameters of
-all pixels drawn, and the pixels that they give.
+that draw: one for up to 16 images. The weights are random: speed does not depend on what they learnt. Every job is compared with
+PyTorch's pass before it is timed: the parameters of all pixels drawn, and the pixels that they give.
 """
 
 import functools

@@ -426,7 +426,7 @@ def trained(watch):
     def run(*arguments):
         found = watch.run("spx-train", *arguments)
         text = found.pop("printed")
-        assert text == f"done: {found['out']} (draw with: spx-sample --checkpoint {found['out']} --res 224)\n"
+        assert text == f"done: {found['out']} (draw with: spx-sample --checkpoint {found['out']})\n"
         return found
 
     return run

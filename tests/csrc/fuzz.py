@@ -28,12 +28,14 @@ import numpy as np
 sys.path.append(str(Path(__file__).parents[1] / "support"))
 
 from walks import relu_job
+from wholes import whole_job
 
 from spxcore import Logistics, Softmax, native
 from spxcore.engines import cpp, cuda
 from spxcore.lower.job import window_job
 from spxcore.lower.packing import code_numbers
 from spxcore.lower.passes import whole_products, window_products
+from spxcore.lower.raster import raster_tables
 from spxcore.lower.window import full_program, inputs_of, pack, window_programs
 from spxcore.plan import plan_at
 
@@ -228,6 +230,48 @@ def cpu_evaluate(g):
     return cpu_engine(number, whole).evaluate, [program, *known(number, False, g), bool(g.integers(2))], None
 
 
+@functools.cache
+def wholes():
+    """Valid jobs of whole images: each alone, and side by side."""
+    return [
+        whole_job(3, 4),
+        whole_job(4, 3, images=9, head=Softmax(7)),
+        whole_job(3, 3, images=20, head=Logistics(3, 2)),
+    ]
+
+
+@functools.cache
+def whole_tables(number: int):
+    task = wholes()[number]
+    return raster_tables(task.network.graph, task.height, task.width)
+
+
+@functools.cache
+def whole_engine(number: int):
+    options = cpp.Options(native.native().instruction_sets()[number % 2], False, True, 1 + number % 2)
+    return native.native().Raster(whole_tables(number), options)
+
+
+def native_whole(number: int, g):
+    """As native_job."""
+    task = wholes()[number]
+    found = window_job(task, task.canvas(keep=bool(g.integers(2))))
+    if g.integers(2):
+        found = found._replace(given=g.integers(0, 2, (1, found.height, found.width)).astype(bool))
+    return plain(found)
+
+
+def raster_make(g):
+    number = which(g)
+    job = native_whole(number, g)
+    return native.native().Raster, [plain(whole_tables(number)), cpu_options(g)], lambda made: made.draw(job, None)
+
+
+def raster_draw(g):
+    number = which(g)
+    return whole_engine(number).draw, [native_whole(number, g), None], None
+
+
 def cuda_make(g):
     number, whole = which(g), bool(g.integers(2))
     tables = plain(cuda_tables(number, whole, PRECISIONS[which(g)]))
@@ -253,8 +297,8 @@ def peaks(g):
 
 def not_made(g):
     """An engine that was never initialised, and one that is made anew over itself."""
-    kind = (native.native().Engine, native.native().CudaEmulation)[int(g.integers(2))]
-    number, of_cuda = which(g), kind is not native.native().Engine
+    kind = (native.native().Engine, native.native().CudaEmulation, native.native().Raster)[int(g.integers(3))]
+    number, of_cuda = which(g), kind is native.native().CudaEmulation
 
     def use(job, report):
         engine = kind.__new__(kind)
@@ -300,6 +344,8 @@ CALLS = {
     "Engine": (cpu_make, 30),
     "Engine.draw": (cpu_draw, 18),
     "Engine.evaluate": (cpu_evaluate, 8),
+    "Raster": (raster_make, 24),
+    "Raster.draw": (raster_draw, 12),
     "CudaEmulation": (cuda_make, 14),
     "CudaEmulation.draw": (cuda_draw, 6),
     "CudaEmulation.evaluate": (cuda_evaluate, 4),

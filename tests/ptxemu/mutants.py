@@ -116,8 +116,8 @@ CUDA = [
     # ---- products.h: in fp32
     Fault("products: the barrier left out", "run_part", "fp32", replaced(BARRIER, ";")),
     Fault(
-        "products: the next weight", "run_part", "fp32",
-        replaced(r"ld\.global\.nc\.u32 (%\w+), \[(%\w+)\]", r"ld.global.nc.u32 \1, [\2+4]"),
+        "products: the next weights", "run_part", "fp32",
+        replaced(r"ld\.global\.nc\.v4\.u32 (\{[^}]*\}), \[(%\w+)\]", r"ld.global.nc.v4.u32 \1, [\2+16]"),
     ),
     Fault("products: no absolute value before exp", "run_part", "fp32", replaced(r"abs\.f32", "neg.f32")),
     Fault("products: the code, residuals and elu's 1 with the other sign", "run_part", "fp32", replaced(r"add\.rn\.f32", "sub.f32")),
@@ -166,7 +166,8 @@ TRITON = [
 def changed(source: str, fault: Fault) -> str:
     """The PTX with a fault in it."""
     functions = re.split(r"(?m)^(?=(?:\.visible |\.weak )?\.(?:entry|func)\b)", source)
-    wanted = rf"\.(entry|func) \w*{fault.function}\w*PrecisionE{PRECISIONS[fault.precision]}"
+    # Of a product's two functions the one whose arenas are in shared memory.
+    wanted = rf"\.(entry|func) \w*{fault.function}\w*PrecisionE{PRECISIONS[fault.precision]}(?!\w*SpaceE1)"
     (number,) = (n for n, text in enumerate(functions) if "{" in text and re.search(wanted, text.split("\n", 1)[0]))
     before, functions[number] = functions[number], fault.edit(functions[number])
     assert functions[number] != before, f"{fault.name}: nothing changed"

@@ -21,8 +21,9 @@ MEMORY = 1 << 30
 
 @memory_is_refused()
 def draw(
-    drawing: Drawing, engine: str | Engine = "auto", out: np.ndarray | None = None, report: Report | None = None
-) -> np.ndarray:
+    drawing: Drawing, engine: str | Engine = "auto", out: np.ndarray | None = None, report: Report | None = None,
+    log_prob: np.ndarray | None = None,
+) -> np.ndarray:  # fmt: skip
     """Draw images.
 
     The result depends on the drawing alone, whatever the engine, the batch or the number of threads: up to draws that fall within
@@ -33,6 +34,8 @@ def draw(
         engine: a name of `engines.CHOICES`, or an engine.
         out: array [N, H, W, C] to draw into, of any layout; None: a new one. What was drawn before a stop is in it.
         report: called with the number of pixels drawn since the last call; what it raises stops the drawing.
+        log_prob: float64 [N] that gets, for each image, the nats of its drawn pixels in all rounds, each given the pixels before it: at
+            temperature 1, by the parameters that the drawing computes anyway. It needs torch.
 
     Returns:
         uint8 (uint16 from 257 levels on) [N, H, W, C] of the last round.
@@ -49,9 +52,15 @@ def draw(
     levels = memory if memory.flags.c_contiguous else np.ascontiguousarray(memory)
     drawing = replace(drawing, given={name: _apart(given, memory) for name, given in drawing.given.items()})
     try:
-        for batch in batches(drawing):
-            for _ in _rounds(drawing, batch, engine, levels[batch[0] : batch[-1] + 1], report):
-                pass
+        keep = log_prob is not None
+        for batch in batches(drawing, keep):
+            total = np.zeros(len(batch))
+            for _, job, canvas in _rounds(drawing, batch, engine, levels[batch[0] : batch[-1] + 1], report, keep):
+                if keep:
+                    drawn = True if canvas.given is None else ~canvas.given
+                    total += _nats(job, canvas).sum(axis=(1, 2), dtype=np.float64, where=drawn)
+            if log_prob is not None:
+                log_prob[batch] = total
     finally:
         if levels is not memory:
             memory[...] = levels
@@ -100,18 +109,23 @@ def score(drawing: Drawing, images: Mapping[str, np.ndarray], engine: str | Engi
     Returns:
         For each round float32 [N, H, W], nats of each pixel.
     """
+    everything = {r.name: Given(images[r.name], np.ones(r.size, bool)) for r in drawing.rounds}
+    drawing, engine = replace(drawing, given=everything), _one(engine)
+    result = {r.name: np.empty((len(drawing.images), *r.size), np.float32) for r in drawing.rounds}
+    for batch in batches(drawing, keep=True):
+        for name, job, canvas in _rounds(drawing, batch, engine, None, None, keep=True):
+            result[name][batch] = _nats(job, canvas)
+    return result
+
+
+def _nats(job: Job, canvas: Canvas) -> np.ndarray:
+    """Log-probability of each pixel by the parameters that were kept, at temperature 1: float32 [N, H, W]."""
     import torch
 
     from .heads.log_prob import log_prob
 
-    everything = {r.name: Given(images[r.name], np.ones(r.size, bool)) for r in drawing.rounds}
-    drawing, engine = replace(drawing, given=everything), _one(engine)
-    result = {r.name: np.empty((len(drawing.images), *r.size), np.float32) for r in drawing.rounds}
-    for batch in batches(drawing):
-        for name, job, canvas in _rounds(drawing, batch, engine, None, None, keep=True):
-            params, levels = (torch.from_numpy(a).permute(0, 3, 1, 2) for a in (canvas.params, canvas.pixels))
-            result[name][batch] = log_prob(job.head, params, levels).numpy()
-    return result
+    params, levels = (torch.from_numpy(a).permute(0, 3, 1, 2) for a in (canvas.params, canvas.pixels))
+    return log_prob(job.head, params, levels).numpy()
 
 
 def _one(engine: str | Engine) -> str | Engine:
@@ -119,9 +133,11 @@ def _one(engine: str | Engine) -> str | Engine:
     return Auto() if isinstance(engine, str) and engine == "auto" else engine
 
 
-def batches(drawing: Drawing) -> Iterator[np.ndarray]:
-    """Indices of the images that are taken through all rounds together, so that their feeds fit into `MEMORY`."""
-    size = max(1, MEMORY // max(1, *(r.bytes_an_image for r in drawing.rounds)))
+def batches(drawing: Drawing, keep: bool = False) -> Iterator[np.ndarray]:
+    """Indices of the images that are taken through all rounds together, so that their feeds, and what is kept of their pixels'
+    parameters, fit into `MEMORY`."""
+    kept = (4 * math.prod(r.size) * r.head.parameters if keep else 0 for r in drawing.rounds)
+    size = max(1, MEMORY // max(1, *(r.bytes_an_image + k for r, k in zip(drawing.rounds, kept))))
     every = np.arange(len(drawing.images))
     return (every[first : first + size] for first in range(0, len(every), size))
 

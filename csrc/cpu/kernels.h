@@ -29,10 +29,40 @@ struct Run {
   float* arena;        // wide: [rows][LANES], 64-byte aligned; narrow: [rows]
   const float* ahead;  // narrow only: where partial sums are, number r at ahead[r * ahead_stride]
   int ahead_stride;
-  float* scratch;    // scratch_size() floats, 64-byte aligned
+  const uint8_t* of_pairs;  // for each op, whether its residual is kept as (elu(x), elu(-x)); null: none is. Wide only
+  float* scratch;           // scratch_size() floats, 64-byte aligned
   const char* next;  // weights that will be read next, and about how many bytes; wide kernels keep them up to date
   int64_t next_size;
 };
+
+// Outputs that kernels with lanes of channels sum at once; a network takes the one that wastes least.
+constexpr int CHANNEL_TILES[2] = {32, 80};
+
+// A tap of a row of places, lanes being channels.
+struct ChannelsTap {
+  const float* source;   // the first place's numbers
+  int64_t step;          // floats from one place to the next
+  const float* weights;  // [tiles][inputs][tile]
+  int64_t inputs;
+};
+
+// Places of one stage in a row, lanes being channels. Sums have `tiles` tiles; before a gate the halves begin at tiles.
+struct ChannelsRun {
+  const ChannelsTap *taps, *taps_end;
+  int count;                  // places
+  int tile, tiles;            // floats of a tile, tiles of a sum
+  int tile_begin, tile_end;   // tiles of the result that are computed
+  const float* const* start;  // [count] where each sum starts from
+  const float* code;          // U z, added to it, or null
+  float* const* sum;          // [count] where sums are left and nothing else is done, or null
+  bool gated, of_pairs;       // of_pairs: as of Run
+  int form;                   // of the activation
+  const float* residual;      // the first place's, or null; so are the next two
+  float *raw, *activated;
+  int64_t residual_step, raw_step, activated_step;
+  float* scratch;  // [places][tiles][tile], 64-byte aligned
+};
+constexpr int CHANNEL_PLACES = 12;  // that a kernel may need scratch for
 
 struct Kernels {
   const char* name;  // "avx512", "avx2", "portable"
@@ -42,6 +72,8 @@ struct Kernels {
   void (*wide)(const Run& run);
   // Lanes are output channels: one window, the same sums in the same order, so the same bits.
   void (*narrow)(const Run& run);
+  // Lanes are output channels: places of one image of the raster schedule, the same bits again.
+  void (*channels)(const ChannelsRun& run);
   // Multiply-adds a second of one core, doing nothing else for about that long.
   double (*peak)(double seconds);
 };

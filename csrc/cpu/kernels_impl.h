@@ -161,11 +161,15 @@ inline int32_t only_sum(const Op& op) {
   return op.activated < 0 && !is_gated(op) && !has_residual(op) ? op.raw : -1;
 }
 
-// A sum after its gate and with its residual. x: null for an op without one.
-inline Vec finished(bool gated, const float* sum, const float* gate, const float* x) {
+// A sum after its gate and with its residual x, if it has one.
+inline Vec finished(bool gated, const float* sum, const float* gate, bool added, Vec x) {
   const Vec y = load(sum);
-  if (gated) return x ? fma(y, sigmoid(load(gate)), load(x)) : y * sigmoid(load(gate));
-  return x ? load(x) + y : y;
+  if (gated) return added ? fma(y, sigmoid(load(gate)), x) : y * sigmoid(load(gate));
+  return added ? x + y : y;
+}
+// The same, x being null for an op without one.
+inline Vec finished(bool gated, const float* sum, const float* gate, const float* x) {
+  return finished(gated, sum, gate, x != nullptr, x ? load(x) : all(0.0f));
 }
 
 // y in a form of one number, so any but FORM_PAIRS.
@@ -181,8 +185,11 @@ void finish_wide(const Run& run, const Op& op, const float* sum) {
   const float* x = has_residual(op) ? row_of(run, op.residual >= 0 ? op.residual : op.residual_ahead) : nullptr;
   float* raw = op.raw < 0 ? nullptr : row_of(run, op.raw);
   float* activated = op.activated < 0 ? nullptr : row_of(run, op.activated);
+  const bool of_pairs = x && run.of_pairs && run.of_pairs[&op - run.begin];
   for (int at = 0; at < channels * LANES; at += WIDTH) {
-    const Vec y = finished(gated, sum + at, sum + channels * LANES + at, x ? x + at : nullptr);
+    const float* pair = of_pairs ? x + (at / LANES) * 2 * LANES + at % LANES : nullptr;
+    const Vec added = pair ? from_elu(load(pair), load(pair + LANES)) : x ? load(x + at) : all(0.0f);
+    const Vec y = finished(gated, sum + at, sum + channels * LANES + at, x != nullptr, added);
     if (raw) store(raw + at, y);
     if (activated && single) {
       store(activated + at, seen_as(op.form, y));
@@ -372,6 +379,14 @@ void narrow(const Run& run) {
   }
 }
 
+}  // namespace
+}  // namespace spx
+
+#include "kernels_channels.h"
+
+namespace spx {
+namespace {
+
 double seconds_now() {
   timespec t;
   clock_gettime(CLOCK_MONOTONIC, &t);
@@ -405,7 +420,9 @@ double peak(double seconds) {
   return best;
 }
 
-constexpr Kernels make_kernels(const char* name) { return Kernels{name, pack, wide<false>, narrow, peak<fma>}; }
+constexpr Kernels make_kernels(const char* name) {
+  return Kernels{name, pack, wide<false>, narrow, channels, peak<fma>};
+}
 
 }  // namespace
 }  // namespace spx

@@ -59,21 +59,28 @@ class Worker {
         raster_(shared.raster),
         model_(raster_.model),
         job_(shared.job),
-        lanes_(shared.groups[0].count > 1 ? LANES : 1),
         fill_(model_.poison ? std::nanf("") : 0.0f),
-        arena_(static_cast<size_t>(raster_.arena_rows) * lanes_ + SLACK, fill_),
+        arena_(floats(raster_, shared.groups[0].count > 1), fill_),
         code_(static_cast<size_t>(model_.code_outputs) * LANES, fill_),
-        scratch_(scratch_size(model_.outputs), fill_),
-        uz_(model_.code_outputs) {
+        scratch_(scratch_of(raster_), fill_),
+        uz_(model_.code_outputs),
+        tap_at_(raster_.taps.size()),
+        op_at_(raster_.ops.size()) {
     // Levels beyond the head's, which only a faulty canvas has, read the last one's.
     for (int level = 0; level < 256; ++level) {
       const float* seen = job_.table + std::min(level, job_.head.levels - 1) * job_.embedding;
       table_.insert(table_.end(), seen, seen + job_.embedding);
     }
+    for (const int32_t tiles : raster_.stage_tiles) {
+      stage_code_.push_back(tile_code_.size());
+      if (model_.code > 0) tile_code_.resize(tile_code_.size() + static_cast<size_t>(tiles) * raster_.tile, 0.0f);
+    }
   }
 
-  static size_t bytes(const Raster& raster, int lanes) {
-    return product_of({sizeof(float), static_cast<size_t>(raster.arena_rows) + SLACK, static_cast<size_t>(lanes)});
+  // Floats of a thread's rings. A group of one image may follow wide ones.
+  static size_t floats(const Raster& raster, bool wide) {
+    const size_t narrow = static_cast<size_t>(raster.narrow.size);
+    return SLACK + (wide ? std::max(narrow, product_of({static_cast<size_t>(raster.wide.size), LANES})) : narrow);
   }
 
   void run() {
@@ -85,10 +92,23 @@ class Worker {
   }
 
  private:
+  // Where the results of an op's first place go, and where its residual is; -1: nowhere.
+  struct Places {
+    int64_t raw, activated, residual;
+  };
+
+  static size_t scratch_of(const Raster& raster) {
+    const size_t tiles = *std::max_element(raster.stage_tiles.begin(), raster.stage_tiles.end());
+    const size_t wide = static_cast<size_t>(scratch_size(raster.model.outputs));
+    return std::max(wide, CHANNEL_PLACES * tiles * raster.tile);
+  }
+
   void draw_group(int group) {
     images_ = shared_.groups[group];
-    lanes_ = images_.count > 1 ? LANES : 1;
-    if (model_.poison) std::fill_n(arena_.data(), raster_.arena_rows * lanes_, fill_);
+    is_wide_ = images_.count > 1;
+    lanes_ = is_wide_ ? LANES : 1;
+    layout_ = is_wide_ ? &raster_.wide : &raster_.narrow;
+    if (model_.poison) std::fill_n(arena_.data(), layout_->size * lanes_, fill_);
     clear_borders();
     for (int image = 0; model_.code > 0 && image < images_.count; ++image) set_code(image);
     for (int row = 0; row < raster_.height; ++row) {
@@ -104,15 +124,19 @@ class Worker {
     }
   }
 
-  float* at(int64_t row) { return arena_.data() + row * lanes_; }
+  float* at(int64_t number) { return arena_.data() + number * lanes_; }
+  float* at_or_null(int64_t number) { return number < 0 ? nullptr : at(number); }
+  int64_t place(int ring, int row, int column) const {
+    return ring < 0 ? -1 : raster_.place(*layout_, ring, base_, row, column);
+  }
 
   // Zeros on the left and on the right of every ring.
   void clear_borders() {
     for (size_t ring = 0; ring < raster_.rings.size(); ++ring) {
       const Ring& r = raster_.rings[ring];
-      const int64_t numbers = raster_.numbers[ring], width = raster_.ring_width(static_cast<int>(ring));
+      const int64_t numbers = layout_->place[ring], width = raster_.ring_width(static_cast<int>(ring));
       for (int row = 0; row < r.depth; ++row) {
-        const int64_t begin = raster_.first[ring] + row * width * numbers;
+        const int64_t begin = layout_->first[ring] + row * width * numbers;
         std::fill_n(at(begin), r.left * numbers * lanes_, 0.0f);
         std::fill_n(at(begin + (r.left + r.width) * numbers), r.right * numbers * lanes_, 0.0f);
       }
@@ -127,7 +151,18 @@ class Worker {
       const float* u = model_.code_weights.data() + i * outputs;
       for (size_t o = 0; o < outputs; ++o) uz_[o] += u[o] * z[i];
     }
-    for (size_t o = 0; o < outputs; ++o) code_.data()[o * LANES + image] = uz_[o];
+    if (is_wide_) {
+      for (size_t o = 0; o < outputs; ++o) code_.data()[o * LANES + image] = uz_[o];
+      return;
+    }
+    for (size_t number = 0; number < raster_.stages.size(); ++number) {
+      const RasterStage& stage = raster_.stages[number];
+      const int halves = stage.gate == GATE_SIGMOID ? 2 : 1, channels = stage.outputs / halves;
+      float* to = tile_code_.data() + stage_code_[number];
+      for (int o = 0; stage.code >= 0 && o < stage.outputs; ++o) {
+        to[o / channels * (raster_.stage_tiles[number] / halves * raster_.tile) + o % channels] = uz_[stage.code + o];
+      }
+    }
   }
 
   void begin_row(int row) {
@@ -135,6 +170,15 @@ class Worker {
     base_ = row / raster_.period;
     number_ = raster_.rows[row];
     kind_ = &raster_.kinds[number_];
+    for (int number = kind_->op; number < kind_->op_end; ++number) {
+      const RasterOp& op = raster_.ops[number];
+      const RasterStage& stage = raster_.stages[op.stage];
+      op_at_[number] = {place(stage.raw, op.row, op.first), place(stage.activated, op.row, op.first),
+                        place(stage.residual, op.row, op.first)};
+      for (int t = op.tap_begin; t < op.tap_end; ++t) {
+        tap_at_[t] = place(raster_.taps[t].ring, raster_.taps[t].row, raster_.taps[t].column);
+      }
+    }
     for (int i = kind_->load; i < kind_->load_end; ++i) load(raster_.loads[i]);
   }
 
@@ -143,12 +187,14 @@ class Worker {
     const Ring& ring = raster_.rings[load.ring];
     const auto of = std::find(raster_.planes.begin(), raster_.planes.end(), load.ring) - raster_.planes.begin();
     const Planes& planes = shared_.planes[of];
-    const int64_t count = int64_t{ring.width} * ring.channels;
     for (int image = 0; image < images_.count; ++image) {
       const int64_t n = planes.images > 1 ? images_.first + image : 0;
-      const float* from = planes.array + (n * planes.height + load.row + base_ * ring.rise) * count;
-      float* to = at(raster_.place(load.ring, base_, load.row, 0)) + image;
-      for (int64_t i = 0; i < count; ++i) to[i * lanes_] = from[i];
+      const float* from =
+          planes.array + (n * planes.height + load.row + base_ * ring.rise) * ring.width * ring.channels;
+      for (int x = 0; x < ring.width; ++x) {
+        float* to = at(place(load.ring, load.row, x)) + image;
+        for (int c = 0; c < ring.channels; ++c) to[c * lanes_] = *from++;
+      }
     }
   }
 
@@ -158,43 +204,100 @@ class Worker {
       const RasterOp& op = raster_.ops[number];
       const int end = op.waits ? op.tap_late : op.tap_end;
       if (op.waits && op.tap_begin == end) continue;
-      begin_ops();
-      for (int place = 0; place < op.count; ++place) add_op(op, place, op.tap_begin, end, op.waits, false);
-      run_ops();
+      if (is_wide_) {
+        begin_wide();
+        for (int at = 0; at < op.count; ++at) add_wide(number, at, op.tap_begin, end, op.waits, false);
+        run_wide();
+      } else {
+        run_narrow(number, 0, op.count, op.tap_begin, end, op.waits, false);
+      }
     }
   }
 
   // What waits for the first `column` pixels of the row, and for no more.
   void step(int column) {
     const int32_t* begins = raster_.step_begins.data() + static_cast<int64_t>(number_) * (raster_.width + 2) + column;
-    if (begins[0] == begins[1]) return;
-    begin_ops();
+    if (is_wide_) begin_wide();
     for (int i = begins[0]; i < begins[1]; ++i) {
-      const RasterOp& op = raster_.ops[raster_.steps[i].op];
-      add_op(op, raster_.steps[i].place, op.tap_late, op.tap_end, false, op.tap_begin < op.tap_late);
+      const RasterStep& next = raster_.steps[i];
+      const RasterOp& op = raster_.ops[next.op];
+      const bool continues = op.tap_begin < op.tap_late;
+      if (is_wide_) {
+        add_wide(next.op, next.place, op.tap_late, op.tap_end, false, continues);
+      } else {
+        run_narrow(next.op, next.place, 1, op.tap_late, op.tap_end, false, continues);
+      }
     }
-    run_ops();
+    if (is_wide_) run_wide();
   }
 
-  void begin_ops() { ops_.clear(), taps_.clear(), alike_.clear(); }
-
-  // One place of an op, as kernels take it: its taps [begin, end). leaves, continues: its partial sums.
-  void add_op(const RasterOp& op, int place, int begin, int end, bool leaves, bool continues) {
+  // Places [first, first + count) of an op: its taps [begin, end). leaves, continues: its partial sums.
+  void run_narrow(int number, int first, int count, int begin, int end, bool leaves, bool continues) {
+    const RasterOp& op = raster_.ops[number];
     const RasterStage& stage = raster_.stages[op.stage];
+    lines_.clear();
+    for (int t = begin; t < end; ++t) {
+      const RasterTap& tap = raster_.taps[t];
+      if (count == 1 && (first < tap.inside || first >= tap.inside_end)) continue;
+      const int64_t step = int64_t{tap.step} * layout_->place[tap.ring];
+      lines_.push_back({at(tap_at_[t] + first * step), step, raster_.tiles.data() + raster_.tap_tiles[t],
+                        raster_.numbers[tap.ring]});
+    }
+    starts_.resize(count);
+    sums_.resize(count);
+    for (int i = 0; i < count; ++i) {
+      float* partial = at(layout_->partials[op.bias + first + i]);
+      starts_[i] = continues ? partial : raster_.tile_bias.data() + raster_.place_bias[op.bias + first + i];
+      sums_[i] = partial;
+    }
+    ChannelsRun run{};
+    run.taps = lines_.data();
+    run.taps_end = lines_.data() + lines_.size();
+    run.count = count;
+    run.tile = raster_.tile;
+    run.tiles = raster_.stage_tiles[op.stage];
+    run.gated = stage.gate == GATE_SIGMOID;
+    run.tile_end = run.gated ? run.tiles / 2 : run.tiles;
+    run.of_pairs = of_pairs(stage);
+    run.start = starts_.data();
+    run.code = stage.code < 0 || continues ? nullptr : tile_code_.data() + stage_code_[op.stage];
+    run.sum = leaves ? sums_.data() : nullptr;
+    const auto set = [&](int ring, int64_t place, int64_t* step) {
+      *step = ring < 0 ? 0 : int64_t{op.step} * layout_->place[ring];
+      return ring < 0 ? nullptr : at(place + first * *step);
+    };
+    run.raw = set(stage.raw, op_at_[number].raw, &run.raw_step);
+    run.activated = set(stage.activated, op_at_[number].activated, &run.activated_step);
+    run.residual = set(stage.residual, op_at_[number].residual, &run.residual_step);
+    run.form = stage.activated < 0 ? FORM_PAIRS : raster_.rings[stage.activated].form;
+    run.scratch = scratch_.data();
+    model_.kernels->channels(run);
+  }
+
+  // Whether a stage's residual is kept as (elu(x), elu(-x)).
+  bool of_pairs(const RasterStage& stage) const {
+    return stage.residual >= 0 && raster_.rings[stage.residual].form == FORM_PAIRS;
+  }
+
+  void begin_wide() { ops_.clear(), taps_.clear(), alike_.clear(), of_pairs_.clear(); }
+
+  // One place of an op, as wide kernels take it: its taps [begin, end). leaves, continues: its partial sums.
+  void add_wide(int number, int place, int begin, int end, bool leaves, bool continues) {
+    const RasterOp& op = raster_.ops[number];
+    const RasterStage& stage = raster_.stages[op.stage];
+    const auto partial = static_cast<int32_t>(layout_->partials[op.bias + place]);
+    const auto in = [&](int ring, int64_t first) {
+      return ring < 0 ? -1 : static_cast<int32_t>(first + int64_t{place} * op.step * layout_->place[ring]);
+    };
     Op one;
     one.bias = raster_.biases[op.bias + place];
     one.code = stage.code;
-    const int32_t partial = raster_.partials[op.bias + place];
     one.partial_in = continues ? partial : -1;
     one.partial_out = leaves ? partial : -1;
-    const int column = op.first + place * op.step;
-    const auto in = [&](int ring) {
-      return ring < 0 ? -1 : static_cast<int32_t>(raster_.place(ring, base_, op.row, column));
-    };
-    one.residual = in(stage.residual);
+    one.residual = in(stage.residual, op_at_[number].residual);
     one.residual_ahead = -1;
-    one.raw = in(stage.raw);
-    one.activated = in(stage.activated);
+    one.raw = in(stage.raw, op_at_[number].raw);
+    one.activated = in(stage.activated, op_at_[number].activated);
     one.outputs = stage.outputs;
     one.gate = stage.gate;
     one.form = stage.activated < 0 ? FORM_PAIRS : raster_.rings[stage.activated].form;
@@ -202,14 +305,16 @@ class Worker {
     for (int t = begin; t < end; ++t) {
       const RasterTap& tap = raster_.taps[t];
       if (place < tap.inside || place >= tap.inside_end) continue;
-      const int64_t source = raster_.place(tap.ring, base_, tap.row, tap.column + place * tap.step);
+      const int64_t source = tap_at_[t] + int64_t{place} * tap.step * layout_->place[tap.ring];
       taps_.push_back({static_cast<int32_t>(source), tap.weights, raster_.numbers[tap.ring], 0});
     }
     one.tap_end = static_cast<int32_t>(taps_.size());
     ops_.push_back(one);
+    of_pairs_.push_back(of_pairs(stage));
   }
 
-  void run_ops() {
+  void run_wide() {
+    if (ops_.empty()) return;
     // Ops with the same taps are places of one stage, so none reads what another one writes.
     alike_.assign(ops_.size(), 1);
     for (size_t i = ops_.size(); i-- > 1;) {
@@ -221,19 +326,13 @@ class Worker {
     run.alike = alike_.data();
     run.taps = taps_.data();
     run.packed = model_.packed.data();
-    run.weights = model_.weights.data();
     run.bias = model_.bias.data();
     run.code = code_.data();
     run.arena = arena_.data();
-    run.ahead = arena_.data();
-    run.ahead_stride = 1;
+    run.of_pairs = of_pairs_.data();
     run.scratch = scratch_.data();
     run.next = reinterpret_cast<const char*>(model_.packed.data());
-    if (lanes_ > 1) {
-      model_.kernels->wide(run);
-    } else {
-      model_.kernels->narrow(run);
-    }
+    model_.kernels->wide(run);
   }
 
   bool same_weights(const Op& a, const Op& b) const {
@@ -250,8 +349,8 @@ class Worker {
 
   void draw_pixels(int column) {
     const int row = row_ - static_cast<int>(base_) * raster_.period;
-    const float* params = at(raster_.place(raster_.params, base_, row, column));
-    float* seen = at(raster_.place(raster_.pixels, base_, row, column));
+    const float* params = at(place(raster_.params, row, column));
+    float* seen = at(place(raster_.pixels, row, column));
     for (int image = 0; image < images_.count; ++image) {
       const int64_t number = pixel(image, column);
       draw_pixel(image, column, number, params + image);
@@ -279,20 +378,30 @@ class Worker {
   const Raster& raster_;
   const Model& model_;
   const Job& job_;
-  int lanes_;
   const float fill_;
-  AlignedFloats arena_, code_, scratch_;
-  std::vector<float> uz_;
-  std::vector<float> table_;  // [256][e]
-  // The row in work.
+  AlignedFloats arena_, code_, scratch_;  // code_: of wide groups, [L][LANES]
+  std::vector<float> uz_, tile_code_;     // tile_code_: of one image, each stage's in tiles
+  std::vector<size_t> stage_code_;        // where each stage's begins
+  std::vector<float> table_;              // [256][e]
+  // The group in work.
   Group images_{0, 0};
+  bool is_wide_ = false;
+  int lanes_ = 1;
+  const Layout* layout_ = nullptr;
+  // The row in work.
   int row_ = 0, number_ = 0;
   int64_t base_ = 0;
   const Kind* kind_ = nullptr;
+  std::vector<int64_t> tap_at_;  // the source of each tap's first place
+  std::vector<Places> op_at_;
   // Ops that are about to run.
   std::vector<Op> ops_;
   std::vector<Tap> taps_;
   std::vector<int32_t> alike_;
+  std::vector<uint8_t> of_pairs_;
+  std::vector<ChannelsTap> lines_;
+  std::vector<const float*> starts_;
+  std::vector<float*> sums_;
 };
 
 }  // namespace
@@ -301,7 +410,8 @@ void draw(const Raster& raster, const Job& job, const std::vector<Planes>& plane
           const std::function<bool(int64_t)>& report) {
   Shared shared(raster, job, planes);
   const int workers = static_cast<int>(std::min<int64_t>(threads, static_cast<int64_t>(shared.groups.size())));
-  require_memory("threads", product_of({static_cast<size_t>(workers), Worker::bytes(raster, LANES)}));
+  require_memory("threads", product_of({static_cast<size_t>(workers), sizeof(float),
+                                        Worker::floats(raster, shared.groups[0].count > 1)}));
   std::fill_n(job.finished, job.count, 0);
   int64_t reported = 0;
   in_threads(

@@ -16,6 +16,14 @@ struct Planes {
   int64_t images, height;  // images: N, or 1 for all alike
 };
 
+// Where rings and partial sums lie in an arena.
+struct Layout {
+  std::vector<int32_t> place;     // of each ring, from one place to the next
+  std::vector<int64_t> first;     // of each ring
+  std::vector<int64_t> partials;  // for each place of each op, as Raster::biases: its partial sums
+  int64_t size = 0;
+};
+
 struct Raster {
   Model model;  // weights, biases, code and kernels; it has no programs
   int height = 0, width = 0, period = 1;
@@ -33,26 +41,33 @@ struct Raster {
   std::vector<int32_t> step_begins;  // [kinds][W + 2]
 
   // Derived by `finish`.
-  std::vector<int32_t> numbers;   // of each ring, numbers of a place
-  std::vector<int64_t> first;     // of each ring, the row of an arena where it begins
-  std::vector<int32_t> partials;  // for each place of each op, as `biases`: the row of its partial sums
-  int64_t arena_rows = 0;
-  std::vector<int32_t> plane_rows;  // of each of `planes`, how many of its rows are read
+  std::vector<int32_t> numbers;      // of each ring, numbers of a place
+  Layout wide;                       // rows of numbers, one of each lane
+  Layout narrow;                     // numbers of one image; places and sums fill whole tiles
+  int tile = 0;                      // outputs that narrow kernels sum at once
+  std::vector<float> tiles;          // weights as they read them
+  std::vector<float> tile_bias;      // and biases
+  std::vector<int64_t> tap_tiles;    // of each tap, where its block begins in `tiles`
+  std::vector<int64_t> place_bias;   // for each place of each op its bias in `tile_bias`
+  std::vector<int32_t> stage_tiles;  // of each stage, tiles of its sum
+  std::vector<int32_t> plane_rows;   // of each of `planes`, how many of its rows are read
 
   // Checks every index and places the rings. Throws std::invalid_argument.
   void finish(const std::vector<Block>& blocks);
 
   int ring_width(int ring) const { return rings[ring].left + rings[ring].width + rings[ring].right; }
 
-  // Row of the arena of a place of a ring. base: S rows of the image before the one in work.
-  int64_t place(int ring, int64_t base, int row, int column) const {
+  // Where a place of a ring lies. base: S rows of the image before the one in work.
+  int64_t place(const Layout& layout, int ring, int64_t base, int row, int column) const {
     const Ring& r = rings[ring];
     const int64_t y = (row + base * r.rise) % r.depth;
-    return first[ring] + (y * ring_width(ring) + r.left + column) * numbers[ring];
+    return layout.first[ring] + (y * ring_width(ring) + r.left + column) * layout.place[ring];
   }
 
  private:
-  void check() const;
+  void lay_out(Layout& layout, const std::vector<int32_t>& place, const std::vector<int32_t>& sums) const;
+  void choose_tile();
+  void pack_tiles(const std::vector<Block>& blocks);
 };
 
 // Draws a job on so many threads; `report` as of `draw` in engine.h. planes: one for each of raster.planes.

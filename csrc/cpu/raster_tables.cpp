@@ -25,6 +25,7 @@ class Checker {
     check_ring_number("pixels", r_.pixels);
     check_ring_number("params", r_.params);
     for (const int32_t ring : r_.planes) check_ring_number("planes", ring);
+    within("stages", size(r_.stages), 0, 1 << 16);
     for (const RasterStage& stage : r_.stages) check_stage(stage);
     for (const int32_t bias : r_.biases) within("biases", bias, 1, size(r_.model.bias));
     within("rows", static_cast<int64_t>(r_.rows.size()), 0, r_.height, r_.height);
@@ -72,8 +73,11 @@ class Checker {
       if (ring == -1) continue;
       check_ring_number("stage, rings", ring);
       check_that(r_.rings[ring].channels == channels, "stage, rings", "those of its channels", ring);
-      check_that((r_.rings[ring].form == FORM_RAW) == (ring != stage.activated), "stage, rings", "of the right form",
-                 ring);
+      const int32_t form = r_.rings[ring].form;
+      const bool good = ring == stage.activated  ? form != FORM_RAW
+                        : ring == stage.residual ? form != FORM_RELU
+                                                 : form == FORM_RAW;
+      check_that(good, "stage, rings", "of the right form", ring);
     }
   }
 
@@ -171,29 +175,19 @@ void Raster::finish(const std::vector<Block>& blocks) {
   for (const Block& block : blocks) by_first[block.first] = block;
   Checker(*this, by_first).run();
 
-  first.clear();
-  arena_rows = 0;
-  for (size_t ring = 0; ring < rings.size(); ++ring) {
-    first.push_back(arena_rows);
-    arena_rows += int64_t{rings[ring].depth} * ring_width(static_cast<int>(ring)) * numbers[ring];
-    within("rings", arena_rows, 0, int64_t{1} << 31);
-  }
   for (const RasterStage& stage : stages) model.outputs = std::max(model.outputs, static_cast<int>(stage.outputs));
-  // The partial sums of a row of the image lie in the order in which steps take them up.
-  partials.assign(biases.size(), static_cast<int32_t>(std::min<int64_t>(arena_rows, INT32_MAX)));
-  int64_t most = model.outputs;
-  for (size_t kind = 0; kind < kinds.size(); ++kind) {
-    const int32_t* begins = step_begins.data() + static_cast<int64_t>(kind) * (width + 2);
-    int64_t rows_of_kind = 0;
-    for (int i = begins[0]; i < begins[width + 1]; ++i) {
-      const RasterOp& op = ops[steps[i].op];
-      within("rings and partial sums", arena_rows + rows_of_kind, stages[op.stage].outputs, int64_t{1} << 31);
-      partials[op.bias + steps[i].place] = static_cast<int32_t>(arena_rows + rows_of_kind);
-      rows_of_kind += stages[op.stage].outputs;
-    }
-    most = std::max(most, rows_of_kind);
+  std::vector<int32_t> sums;
+  for (const RasterStage& stage : stages) sums.push_back(stage.outputs);
+  lay_out(wide, numbers, sums);
+  choose_tile();
+  pack_tiles(blocks);
+  std::vector<int32_t> places;
+  for (size_t ring = 0; ring < rings.size(); ++ring) {
+    const int padded = (rings[ring].channels + tile - 1) / tile * tile;
+    places.push_back(padded * (rings[ring].form == FORM_PAIRS ? 2 : 1));
   }
-  arena_rows += most;
+  for (size_t stage = 0; stage < stages.size(); ++stage) sums[stage] = stage_tiles[stage] * tile;
+  lay_out(narrow, places, sums);
   plane_rows.assign(planes.size(), 0);
   for (int row = 0; row < height; ++row) {
     const Kind& kind = kinds[rows[row]];
@@ -204,7 +198,92 @@ void Raster::finish(const std::vector<Block>& blocks) {
       plane_rows[of] = std::max(plane_rows[of], static_cast<int32_t>(y + 1));
     }
   }
-  within("rings and partial sums", arena_rows, 0, int64_t{1} << 31);
+}
+
+// sums: numbers of a partial sum of each stage.
+void Raster::lay_out(Layout& layout, const std::vector<int32_t>& place, const std::vector<int32_t>& sums) const {
+  constexpr int64_t MOST = int64_t{1} << 31;
+  layout.place = place;
+  layout.first.clear();
+  layout.size = 0;
+  for (size_t ring = 0; ring < rings.size(); ++ring) {
+    layout.first.push_back(layout.size);
+    layout.size += int64_t{rings[ring].depth} * ring_width(static_cast<int>(ring)) * place[ring];
+    within("rings", layout.size, 0, MOST);
+  }
+  // The partial sums of a row of the image lie in the order in which steps take them up.
+  layout.partials.assign(biases.size(), layout.size);
+  int64_t most = sums.empty() ? 0 : *std::max_element(sums.begin(), sums.end());
+  for (size_t kind = 0; kind < kinds.size(); ++kind) {
+    const int32_t* begins = step_begins.data() + static_cast<int64_t>(kind) * (width + 2);
+    int64_t used = 0;
+    for (int i = begins[0]; i < begins[width + 1]; ++i) {
+      const RasterOp& op = ops[steps[i].op];
+      within("rings and partial sums", layout.size + used, sums[op.stage], MOST);
+      layout.partials[op.bias + steps[i].place] = layout.size + used;
+      used += sums[op.stage];
+    }
+    most = std::max(most, used);
+  }
+  layout.size += most;
+  within("rings and partial sums", layout.size, 0, MOST);
+}
+
+// The tile that wastes least; of equals the largest.
+void Raster::choose_tile() {
+  int64_t least = INT64_MAX;
+  for (const int32_t candidate : CHANNEL_TILES) {
+    int64_t padded = 0;
+    std::vector<int32_t> found;
+    for (const RasterStage& stage : stages) {
+      const int halves = stage.gate == GATE_SIGMOID ? 2 : 1;
+      found.push_back((stage.outputs / halves + candidate - 1) / candidate * halves);
+      padded += int64_t{found.back()} * candidate;
+    }
+    if (padded <= least) least = padded, tile = candidate, stage_tiles = found;
+  }
+}
+
+// Weights [inputs][outputs] of every block become [tiles][inputs][tile], biases [tiles][tile].
+void Raster::pack_tiles(const std::vector<Block>& blocks) {
+  std::unordered_map<int32_t, Block> by_first;
+  for (const Block& block : blocks) by_first[block.first] = block;
+  std::unordered_map<int64_t, int64_t> tiled;  // first number of a block, and halves -> where it begins here
+  std::unordered_map<int64_t, int64_t> tiled_bias;
+  tap_tiles.assign(taps.size(), 0);
+  place_bias.assign(biases.size(), 0);
+  for (const RasterOp& op : ops) {
+    const RasterStage& stage = stages[op.stage];
+    const int halves = stage.gate == GATE_SIGMOID ? 2 : 1, channels = stage.outputs / halves;
+    const int padded = stage_tiles[op.stage] / halves * tile, sum = stage_tiles[op.stage] * tile;
+    const auto column = [&](int output) { return output / channels * padded + output % channels; };
+    for (int t = op.tap_begin; t < op.tap_end; ++t) {
+      const Block& block = by_first.at(taps[t].weights);
+      const auto [known, is_new] =
+          tiled.try_emplace(int64_t{block.first} * 2 + halves - 1, static_cast<int64_t>(tiles.size()));
+      tap_tiles[t] = known->second;
+      if (!is_new) continue;
+      tiles.resize(tiles.size() + static_cast<size_t>(block.inputs) * sum, 0.0f);
+      float* to = tiles.data() + known->second;
+      for (int64_t i = 0; i < block.inputs; ++i) {
+        const float* from = model.weights.data() + block.first + i * block.outputs;
+        for (int o = 0; o < block.outputs; ++o) {
+          const int64_t at = column(o);
+          to[(at / tile * block.inputs + i) * tile + at % tile] = from[o];
+        }
+      }
+    }
+    for (int place = 0; place < op.count; ++place) {
+      const int64_t bias = biases[op.bias + place];
+      const auto [known, is_new] =
+          tiled_bias.try_emplace(bias << 16 | op.stage, static_cast<int64_t>(tile_bias.size()));
+      place_bias[op.bias + place] = known->second;
+      if (!is_new) continue;
+      tile_bias.resize(tile_bias.size() + sum, 0.0f);
+      for (int o = 0; o < stage.outputs; ++o) tile_bias[known->second + column(o)] = model.bias[bias + o];
+    }
+  }
+  tiles.resize(tiles.size() + SLACK, 0.0f);
 }
 
 }  // namespace spx

@@ -32,6 +32,19 @@ inline Vec reciprocal(Vec x) {  // the 14-bit estimate and one Newton step; x po
   const Vec r = _mm512_rcp14_ps(x);
   return r * (all(2.0f) - x * r);
 }
+inline void store_side_by_side(float* p, Vec a, Vec b) {  // a_0, b_0, a_1, b_1 ...
+  const __m512i low = _mm512_setr_epi32(0, 16, 1, 17, 2, 18, 3, 19, 4, 20, 5, 21, 6, 22, 7, 23);
+  const __m512i high = _mm512_setr_epi32(8, 24, 9, 25, 10, 26, 11, 27, 12, 28, 13, 29, 14, 30, 15, 31);
+  store(p, _mm512_permutex2var_ps(a, low, b));
+  store(p + 16, _mm512_permutex2var_ps(a, high, b));
+}
+inline void load_side_by_side(const float* p, Vec* a, Vec* b) {
+  const __m512i even = _mm512_setr_epi32(0, 2, 4, 6, 8, 10, 12, 14, 16, 18, 20, 22, 24, 26, 28, 30);
+  const __m512i odd = _mm512_setr_epi32(1, 3, 5, 7, 9, 11, 13, 15, 17, 19, 21, 23, 25, 27, 29, 31);
+  const Vec low = load(p), high = load(p + 16);
+  *a = _mm512_permutex2var_ps(low, even, high);
+  *b = _mm512_permutex2var_ps(low, odd, high);
+}
 
 #elif defined(__AVX2__)
 
@@ -48,6 +61,17 @@ inline Vec add_to_exponent(Vec x, Vec bits) {
   return _mm256_castsi256_ps(_mm256_add_epi32(_mm256_castps_si256(x), n));
 }
 inline Vec reciprocal(Vec x) { return _mm256_div_ps(all(1.0f), x); }
+inline void store_side_by_side(float* p, Vec a, Vec b) {
+  const Vec low = _mm256_unpacklo_ps(a, b), high = _mm256_unpackhi_ps(a, b);
+  store(p, _mm256_permute2f128_ps(low, high, 0x20));
+  store(p + 8, _mm256_permute2f128_ps(low, high, 0x31));
+}
+inline void load_side_by_side(const float* p, Vec* a, Vec* b) {
+  const Vec first = load(p), second = load(p + 8);
+  const Vec low = _mm256_permute2f128_ps(first, second, 0x20), high = _mm256_permute2f128_ps(first, second, 0x31);
+  *a = _mm256_shuffle_ps(low, high, 0x88);
+  *b = _mm256_shuffle_ps(low, high, 0xdd);
+}
 
 #else
 
@@ -70,6 +94,15 @@ inline Vec minimum(Vec a, Vec b) { return select(a < b, a, b); }
 inline Vec maximum(Vec a, Vec b) { return select(a > b, a, b); }
 inline Vec add_to_exponent(Vec x, Vec bits) { return (Vec)((Integers)x + ((Integers)bits << 23)); }
 inline Vec reciprocal(Vec x) { return all(1.0f) / x; }
+inline void store_side_by_side(float* p, Vec a, Vec b) {
+  store(p, Vec{a[0], b[0], a[1], b[1]});
+  store(p + 4, Vec{a[2], b[2], a[3], b[3]});
+}
+inline void load_side_by_side(const float* p, Vec* a, Vec* b) {
+  const Vec low = load(p), high = load(p + 4);
+  *a = Vec{low[0], low[2], high[0], high[2]};
+  *b = Vec{low[1], low[3], high[1], high[3]};
+}
 
 #endif
 
@@ -103,6 +136,9 @@ inline void concat_elu(Vec x, Vec* of_x, Vec* of_minus_x) {
   *of_x = maximum(x, below);
   *of_minus_x = maximum(minus, below);
 }
+
+// x of elu(x) and elu(-x): the one that is positive is |x|.
+inline Vec from_elu(Vec of_x, Vec of_minus_x) { return maximum(all(0.0f), of_x) - maximum(all(0.0f), of_minus_x); }
 
 #if defined(__AVX512BF16__)
 // Both rounded to bf16, a in the low and b in the high half of each 32 bits.

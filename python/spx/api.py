@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -41,6 +41,8 @@ class Sampler:
         engine: "auto", "reference", "torch", "cpp", "triton", "cuda", or an engine object ("auto").
         progress: called with the number of pixels drawn since the last call.
         out: uint8 [N, H, W, C] to draw into.
+        return_log_prob: return (images, log_prob): float64 [N], nats of each image's drawn pixels at temperature 1, given its code if
+            the model has codes. Drawing computes them on its way, without another pass (False).
     """
 
     def __init__(self, model: Checkpoint | Savable):
@@ -158,15 +160,19 @@ class Sampler:
 
     @memory_is_refused()
     def draw(
-        self, request: Request, engine: str | Engine = "auto", progress: Report | None = None, out: np.ndarray | None = None
-    ) -> np.ndarray:  # fmt: skip
+        self, request: Request, engine: str | Engine = "auto", progress: Report | None = None, out: np.ndarray | None = None,
+        return_log_prob: bool = False,
+    ) -> Any:  # fmt: skip
         """Draw a request's images, uint8 [N, H, W, C]; the other arguments as of the class."""
         shape = (request.n, request.height, request.width, self.head.channels)
         self.schedule.check_size(request.height, request.width)
         check_call(shape, self.head.levels, engine, out, progress)  # before the codes, which take time and memory too
-        return draw(self.drawing(request), engine, out, progress)
+        if not return_log_prob:
+            return draw(self.drawing(request), engine, out, progress)
+        log_prob = np.zeros(request.n)
+        return draw(self.drawing(request), engine, out, progress, log_prob), log_prob
 
-    def _drawn(self, options: dict, height: int | None, **what) -> np.ndarray:
+    def _drawn(self, options: dict, height: int | None, **what) -> Any:
         sampling = Sampling(**{name: options.pop(name) for name in ("temperature", "mode") if name in options})
         height = self.family.size(self.config) if height is None else height
         return self.draw(Request(height, sampling=sampling, **what), **options)

@@ -24,6 +24,7 @@ from ..graph import Graph, Stage, Taps
 from ..plan import plan_at
 from ..plan.plan import shared_rows
 from .tables import (
+    FORM_PAIRS,
     FORM_RAW,
     KIND,
     RASTER_OP,
@@ -147,11 +148,15 @@ class _Lowering:
         return self.period >> (self.graph.values[value].level or 0)
 
     def _reads(self, stage: Stage) -> Iterator[tuple[str, bool, Taps]]:
-        """What a stage reads: value, whether activated, taps; a residual as it is."""
+        """What a stage reads: value, whether activated, taps."""
         for read in stage.reads:
             yield read.value, read.form != "raw", read.taps
         if stage.residual is not None:
-            yield stage.residual, False, Taps.point()
+            yield stage.residual, self._in_pairs(stage.residual), Taps.point()
+
+    def _in_pairs(self, value: str) -> bool:
+        """Whether a residual is read from pairs (elu(x), elu(-x)), of which x is made exactly: so it need not be kept twice."""
+        return self.packed.activations.get(value) == FORM_PAIRS
 
     def _row_reads(self, taps: Taps, out: str, value: str) -> Iterator[tuple[np.ndarray, np.ndarray]]:
         """Rows of a result, and the row of the source that each reads, for each offset down."""
@@ -318,7 +323,7 @@ class _Lowering:
                         self.packed.first[stage.name].code,
                         number.get((stage.output, False), -1),
                         number.get((stage.output, True), -1),
-                        -1 if stage.residual is None else number[stage.residual, False],
+                        -1 if stage.residual is None else number[stage.residual, self._in_pairs(stage.residual)],
                     )
                     for stage in self.graph.stages
                 ]

@@ -71,7 +71,7 @@ RASTER_STAGE = int32_columns(
     "code",  # first of its rows of U z, or -1
     "raw",  # ring of the result, or -1
     "activated",  # ring of its activation, or -1
-    "residual",  # ring of x that is added at the end, or -1
+    "residual",  # ring of x that is added at the end, as it is or in pairs, or -1
 )
 # A row of places of a stage, or every so many of them.
 RASTER_OP = int32_columns(

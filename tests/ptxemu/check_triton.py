@@ -116,8 +116,9 @@ def nothing_is_found():
 
 
 def task():
-    """A toy network with relu, gates, residuals, a coarser map, conditioning and a code; windows of 2x2."""
-    return toy_job(Logistics(1, 2), 2, 3, 5, images=1, told=5)
+    """A toy network with relu, gates, residuals, a coarser map, conditioning and a code. Windows of 3x3: in those of 2x2 nothing that
+    runs ahead is read through concat_elu."""
+    return toy_job(Logistics(1, 2), 3, 4, 5, images=1, told=5)
 
 
 @precisions

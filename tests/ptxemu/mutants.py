@@ -149,7 +149,7 @@ CUDA = [
 # In tf32, whose products are mma. Blocks do not wait for each other, and a barrier separates the stages of a step.
 TRITON = [
     Fault("inputs go one place further", "inputs", "tf32", replaced(r"(st\.global\.v4\.b32 \[ %\w+ \+) 0 \]", r"\1 16 ]")),
-    Fault("maps are weighted otherwise", "inputs", "tf32", replaced(r"sub\.f32", "add.f32")),
+    Fault("maps are weighted otherwise", "inputs", "tf32", replaced(r"sub\.(rn\.)?f32", "add.f32")),
     Fault("copies are not waited for", "ahead", "tf32", replaced(r"cp\.async\.wait_group\s+\d+;", ";")),
     Fault("no barrier after the copies", "ahead", "tf32", replaced(r"(cp\.async\.wait_group\s+\d+;\s*)bar\.sync\s+0;", r"\1")),
     Fault("mma: a1 and a2 change places", "ahead", "tf32", swapped_registers(1, 1, 2)),

@@ -15,6 +15,7 @@ from spx.models.model import Checkpoint, Model
 from spx.models.spatial import drawing
 from spx.request import Request
 from spxcore import Given, Softmax, SpxError, engines
+from spxcore import score as core_score
 from spxcore.heads.log_prob import logistics_log_prob
 
 PLAIN = {"conditioning": "paper", "latent": 0, "coordinates": False}
@@ -224,6 +225,19 @@ def test_a_score_pays_for_the_code(model):
     again, other = (model.score(images[::-1], seed=seed, engine=QUICK) for seed in (4, 5))
     np.testing.assert_allclose(again.bits[::-1], found.bits, rtol=1e-6)
     assert (other.code_bits[::-1] != found.code_bits).all()
+
+
+def test_what_is_drawn_comes_with_its_log_probability(model):
+    """Of both methods that draw new pixels; of a completion, that of the drawn half. A score computes it in another way."""
+    images, found = model.sample(9, n=2, seed=3, engine=QUICK, return_log_prob=True)
+    np.testing.assert_array_equal(images, model.sample(9, n=2, seed=3, engine=QUICK))
+    drawing = model.drawing(Request(9, n=2, seed=3))
+    nats = core_score(drawing, {"image": images}, QUICK)["image"]
+    np.testing.assert_allclose(found, nats.sum((1, 2)), rtol=1e-5)
+    mask = np.arange(81).reshape(9, 9) < 40
+    done, found = model.complete(images[:1], mask, n=3, engine=QUICK, return_log_prob=True)
+    nats = core_score(model.drawing(Request(9, n=3, given=Given(images[:1], mask))), {"image": done}, QUICK)["image"]
+    np.testing.assert_allclose(found, nats.sum((1, 2), where=~mask), rtol=1e-5)
 
 
 # ---- families --------------------------------------------------------------------------------------------------------

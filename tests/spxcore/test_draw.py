@@ -138,6 +138,27 @@ def test_temperature_does_not_change_a_score(plain):
     np.testing.assert_array_equal(*(score(d, {"image": images}, "torch")["image"] for d in (drawing, hot)))
 
 
+@pytest.mark.parametrize("engine", ["torch", "cpp"])
+def test_the_log_probability_of_what_is_drawn(plain, engine, monkeypatch):
+    """The score's, which looks at finished images: of drawn pixels alone, of all rounds, whatever the temperature and the batch."""
+    if engines.why_not(engine):
+        pytest.skip(engines.why_not(engine))
+    mask, stands = np.random.default_rng(1).random((3, 8, 9)) < 0.3, np.full((3, 8, 9, 1), 9, np.uint8)
+    first = one_round(plain).rounds[0]
+    drawing = replace(
+        one_round(plain), rounds=(first, replace(first, name="again")), given={"again": Given(stands, mask)},
+        sampling=Sampling(1.5),
+    )  # fmt: skip
+    images, found = np.zeros((3, 8, 9, 1), np.uint8), np.zeros(3)
+    monkeypatch.setattr(sys.modules["spxcore.draw"], "MEMORY", 2 * 4 * 72 * PLAIN.outputs)  # two images a batch
+    draw(drawing, engine, images, log_prob=found)
+    before = draw(replace(drawing, rounds=drawing.rounds[:1], given={}), engine)
+    each = score(drawing, {"image": before, "again": images}, "torch")
+    expected = each["image"].sum((1, 2)) + each["again"].sum((1, 2), where=~mask)
+    np.testing.assert_allclose(found, expected, rtol=1e-4)
+    np.testing.assert_array_equal(images, draw(drawing, engine))
+
+
 BAD_GIVEN = {
     "mask": (Given(np.zeros((1, 8, 9, 1), np.uint8), np.zeros((9, 8), bool)), "given: mask: expected bool"),
     "pixels": (Given(np.zeros((2, 8, 9, 1), np.uint8), np.zeros((8, 9), bool)), "given: pixels: expected uint8"),

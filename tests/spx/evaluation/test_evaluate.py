@@ -23,11 +23,11 @@ from spx.evaluation.lenet import LeNet, load_lenet, save_lenet
 from spx.evaluation.report import markdown
 from spx.models import registry
 from spx.models.model import Checkpoint
+from spx.models.parts.paper import ROWS, published, row_of
 from spx.models.spatial.codes import refine
 from spx.models.spatial.config import NetworkConfig, preset
 from spx.models.spatial.drawing import prior_of
 from spx.models.spatial.module import SpatialPixelCNN
-from spx.models.spatial.paper import ROWS, published, row_of
 from spx.models.spatial.patches import full_image
 from spx.models.spatial.vae import to_unit
 from spxcore import engines

@@ -16,7 +16,7 @@ from spx.evaluation.lenet import LeNet, save_lenet
 from spx.io.files import alone_in
 from spx.models import registry
 from spx.models.model import Row
-from spx.models.spatial.paper import ROWS, published
+from spx.models.parts.paper import BASELINE, ROWS, published
 from spx.models.spatial.settings import preset as recipe
 from spx.reproduce.rows import Budget, rows, select
 from spx.reproduce.run import Reproduction, _number
@@ -34,7 +34,16 @@ def test_every_row_of_the_paper_has_one_and_ours_stands_beside_it():
     everything = rows()
     names = [row.name for row in everything]
     assert len(set(names)) == len(names)
-    for known in ROWS:
+    (baseline,) = [row for row in everything if row.beside == published(BASELINE) and row.name.startswith("paper-")]
+    made = registry.family(baseline.settings["model"]).preset(baseline.settings["preset"])
+    assert (baseline.name, made.model, made.filters, made.layers, made.dropout) == (
+        "paper-28",
+        "pixelcnnpp",
+        25,
+        2,
+        0.5,
+    )
+    for known in ROWS[1:]:
         (row,) = [row for row in everything if row.beside == published(known) and row.name.startswith("paper-")]
         made = made_of(row)
         network = made.network()

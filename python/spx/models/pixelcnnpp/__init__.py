@@ -11,7 +11,8 @@ from spxcore.drawing import Drawing
 from spxcore.heads import Logistics
 
 from ...request import Request
-from ..model import Checkpoint, Evaluate, Model, Walk
+from ..model import Checkpoint, Evaluate, Model, Row, Walk
+from ..parts import paper
 from . import classes, settings
 from .config import NetworkConfig
 from .network import pixelcnnpp
@@ -64,6 +65,16 @@ class PixelCNNpp(Model):
         best = joint.argmax(axis=1)
         given = joint[np.arange(len(images)), best] - classes.log_prior(checkpoint)[best]
         return classes.one_hot(best, checkpoint.config.classes), given - np.logaddexp.reduce(joint, axis=1)
+
+    def published(self, config: NetworkConfig, data: str) -> dict | None:
+        """The first row of table 1 of the Spatial PixelCNN's paper (Akoury & Nguyen 2017), which is of MNIST and without classes."""
+        small = (config.side, config.channels, config.filters, config.layers) == (28, 1, 25, 2)
+        return paper.published(paper.BASELINE) if small and data == "mnist" else None
+
+    def rows(self) -> list[Row]:
+        """That row."""
+        beside, settings = paper.published(paper.BASELINE), {"model": self.name, "preset": "paper-small"}
+        return [Row("paper-28", "table 1", "small 28x28, PixelCNN++", settings, beside)]
 
 
 MODEL = PixelCNNpp()

@@ -16,7 +16,8 @@ from spxcore.schedules import Window
 from ...request import Request
 from ..likelihood import Likelihood
 from ..model import Checkpoint, Evaluate, Model, Row, Walk
-from . import drawing, paper
+from ..parts import paper
+from . import drawing
 from . import settings as recipes
 from .config import ModelConfig
 from .network import decoder, encoder, maps
@@ -111,7 +112,7 @@ class Spatial(Model):
         from .codes import kl_nats
 
         mean, log_variance = drawing.encode(checkpoint, images, evaluate)
-        numbers = [zlib.crc32(np.ascontiguousarray(image)) for image in images]
+        numbers = [zlib.crc32(image.tobytes()) for image in images]
         noise = np.stack([normals(seed, number, mean.shape[1])[0] for number in numbers])
         z = (mean + np.exp(0.5 * log_variance) * noise).astype(np.float32)
         q = (torch.from_numpy(np.array(a)) for a in (mean, log_variance, z))

@@ -11,7 +11,7 @@ from dataclasses import asdict, replace
 import numpy as np
 
 from ..model import Checkpoint, Row, Start
-from . import paper
+from ..parts import paper
 from .settings import preset as recipe
 
 # The row that ablations change in one thing.
@@ -113,7 +113,8 @@ def rows() -> list[Row]:
     """Every row, in the order of the tables; ours after the paper's of the same patch and network. See `Model.rows`."""
     result, done = [], set()
     for index, row in enumerate(paper.ROWS):
-        result.append(_paper_row(row))
+        if row is not paper.BASELINE:  # the family pixelcnnpp has it
+            result.append(_paper_row(row))
         key, later = (row.patch, row.large), paper.ROWS[index + 1 :]
         if key not in done and not any((other.patch, other.large) == key for other in later):
             done.add(key)

@@ -108,6 +108,7 @@ def _launch(kernel, first: Tensor, y: Tensor, h: Tensor | None, out: Tensor) -> 
             kernel[(triton.cdiv(count, BLOCK),)](
                 first, y, y if h is None else h, out, count, height * width, channels,
                 first.stride(0), y.stride(0), 0 if h is None else h.stride(0), H=how, TYPE=exact, BLOCK=BLOCK,
+                enable_fp_fusion=False,
             )  # fmt: skip
 
 

@@ -158,8 +158,8 @@ TRITON = [
     Fault("no barriers", "steps", "tf32", replaced(r"bar\.sync\s+0;", ";")),
     Fault("mma: a1 and a2 change places", "steps", "tf32", swapped_registers(1, 1, 2)),
     Fault("what is kept goes one number further", "steps", "tf32", replaced(r"(st\.global\.b32 \[ %\w+ \+) 0 \]", r"\1 4 ]")),
-    Fault("another sign", "forward_kernel", "fp32", replaced(r"add\.f32", "sub.f32")),
-    Fault("another sign", "backward_kernel", "fp32", replaced(r"sub\.f32", "add.f32")),
+    Fault("another sign", "forward_kernel", "fp32", replaced(r"add\.(rn\.)?f32", "sub.f32")),
+    Fault("another sign", "backward_kernel", "fp32", replaced(r"sub\.(rn\.)?f32", "add.f32")),
 ]  # fmt: skip
 
 

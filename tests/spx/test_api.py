@@ -227,6 +227,18 @@ def test_a_score_pays_for_the_code(model):
     assert (other.code_bits[::-1] != found.code_bits).all()
 
 
+def test_a_sampler_compiles_once(model, monkeypatch):
+    """Images that are drawn in a loop, and their scores, by one engine, which keeps what it has compiled."""
+    made, get = [], engines.get
+    monkeypatch.setattr(engines, "get", lambda name, *more: made.append(name) or get(name, *more))
+    sampler = spx.Sampler(model.checkpoint)
+    first, second = (sampler.sample(9, seed=3, engine="torch") for _ in range(2))
+    sampler.score(first, engine="torch")
+    sampler.sample(9, engine=QUICK)
+    assert made == ["torch", *([QUICK] if QUICK != "torch" else [])]
+    np.testing.assert_array_equal(first, second)
+
+
 def test_what_is_drawn_comes_with_its_log_probability(model):
     """Of both methods that draw new pixels; of a completion, that of the drawn half. A score computes it in another way."""
     images, found = model.sample(9, n=2, seed=3, engine=QUICK, return_log_prob=True)

@@ -56,6 +56,7 @@ class Compiling:
         line |= {"capability": self.capability, "cubin": len(compiled.asm["cubin"]), "shared": compiled.metadata.shared}
         line |= {"mma": len(re.findall(r"wgmma\.mma_async|mma\.sync", ptx)), "async_16": ptx.count("cp.async.cg")}
         line |= {"barriers": ptx.count("bar.sync"), "unordered": ptx.count("ld.global.nc")}
+        line |= {"fused": ptx.count("fma.rn.f32")}
         self.found.append(line | (registers(ptx) if "--registers" in sys.argv else {}))
 
 

@@ -800,6 +800,8 @@ def test_kernels_compile_for_gpus_that_are_not_here(capability, precisions):
     for line in lines:
         assert line["cubin"] > 1000 and line["shared"] <= (227 if capability == 90 else 99) * 1024, line
         # Stages of `steps` hand numbers on through memory: behind a barrier, and not through the read-only cache.
+        # Only products are fused multiply-adds, and only in fp32 do these run without tensor cores.
+        assert line["fused"] == 0 or line.get("precision") == "ieee", line
         assert line["unordered"] == 0 and (line["kernel"] != "steps" or line["barriers"] >= 3), line
     with_tensor_cores = [line for line in lines if line["kernel"] in ("ahead", "steps") and line["mma"]]
     shared = {"tf32", "bf16"} <= set(precisions)  # they have one `steps`

@@ -23,6 +23,9 @@ from .module import module_of
 from .prior import prior_of
 from .vae import to_unit
 
+# Windows of one call of the engine, about: on a GPU a call of few waits for its launches.
+WINDOWS = 2048
+
 
 @torch.no_grad()
 @full_precision()
@@ -56,24 +59,31 @@ def bits(
     module = module_of(checkpoint) if config.conditioning == "spatial" else None
     windows_of = _Windows(config, height, width)
     image_bits, sums, counts = np.zeros(n), np.zeros((height, width)), np.zeros((height, width))
-    for index in range(n):
-        place = index % codes.VAE_BATCH
-        if module is not None and z is not None and place == 0:
-            maps = module.image_maps(z[index : index + codes.VAE_BATCH].to(checkpoint.device))
+    together = max(1, WINDOWS // len(windows_of.rows))
+    for begin in range(0, n, codes.VAE_BATCH):
+        decoded = slice(begin, min(begin + codes.VAE_BATCH, n))
+        if module is not None and z is not None:
+            maps = module.image_maps(z[decoded].to(checkpoint.device))
             maps = None if maps is None else maps.cpu()
-        levels = torch.from_numpy(np.array(images[index].transpose(2, 0, 1)))
-        windows = to_unit(levels).unfold(1, m, 1).unfold(2, m, 1).permute(1, 2, 0, 3, 4).flatten(0, 1)
-        inputs = {"x": _flat(windows), **windows_of.told(None if maps is None else maps[place][None])}
-        code = None if z is None else z[index].expand(len(windows), -1).numpy()
-        params = torch.from_numpy(engine.evaluate(checkpoint.networks["network"], m, m, inputs, code)).transpose(1, 2)
-        nats = -logistics_log_prob(params.unflatten(2, (m, m)), windows)
-        pixel_bits = nats.numpy() / math.log(2) / channels  # [windows, m, m]
-        image_bits[index] = pixel_bits.mean(dtype=np.float64)
-        for window, r, c in zip(pixel_bits, windows_of.rows, windows_of.columns, strict=True):
-            sums[r : r + m, c : c + m] += window
-            counts[r : r + m, c : c + m] += 1
-        if progress:
-            progress("likelihood", (index + 1) / n)
+        for first in range(begin, decoded.stop, together):
+            chunk = slice(first, min(first + together, decoded.stop))
+            levels = torch.from_numpy(np.array(images[chunk].transpose(0, 3, 1, 2)))
+            windows = to_unit(levels).unfold(2, m, 1).unfold(3, m, 1).permute(0, 2, 3, 1, 4, 5).flatten(0, 2)
+            of_chunk = None if maps is None else maps[chunk.start - begin : chunk.stop - begin]
+            inputs = {"x": _flat(windows), **windows_of.told(len(levels), of_chunk)}
+            code = None if z is None else z[chunk].repeat_interleave(len(windows) // len(levels), 0).numpy()
+            params = torch.from_numpy(engine.evaluate(checkpoint.networks["network"], m, m, inputs, code)).transpose(
+                1, 2
+            )
+            nats = -logistics_log_prob(params.unflatten(2, (m, m)), windows)
+            pixel_bits = nats.numpy() / math.log(2) / channels  # [images * windows, m, m]
+            for index, of_image in enumerate(np.split(pixel_bits, len(levels)), first):
+                image_bits[index] = of_image.mean(dtype=np.float64)
+                for window, r, c in zip(of_image, windows_of.rows, windows_of.columns, strict=True):
+                    sums[r : r + m, c : c + m] += window
+                    counts[r : r + m, c : c + m] += 1
+            if progress:
+                progress("likelihood", chunk.stop / n)
     return Likelihood(image_bits, code_bits, sums / counts, prior.kind if config.latent else "none")
 
 
@@ -94,11 +104,12 @@ class _Windows:
         extra = int(config.conditioning == "spatial")
         self._extra = torch.full((1, len(self.rows), extra), scale(height, width, config.sizes))
 
-    def told(self, maps: torch.Tensor | None) -> dict[str, np.ndarray]:
-        """What the network is told of the places of every window, given the image's feature maps [1, M, h, w]."""
+    def told(self, n: int, maps: torch.Tensor | None) -> dict[str, np.ndarray]:
+        """What the network is told of the places of every window of n images, given their feature maps [n, M, h, w]."""
         if not self.config.place_inputs:
             return {}
-        told = told_places(self.config.resolutions(), self._y, self._x, self._extra, maps)
+        y, x = (tuple(end.expand(n, -1) for end in ends) for ends in (self._y, self._x))
+        told = told_places(self.config.resolutions(), y, x, self._extra.expand(n, -1, -1), maps)
         return {f"places.{k}": _flat(places) for k, places in enumerate(told)}
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -39,6 +40,26 @@ def test_the_engine_makes_no_difference(conditioning, latent):
     plain, native = (bits(checkpoint, images, engine=engine) for engine in (None, engines.get("cpp", threads=1)))
     assert native.bound == pytest.approx(plain.bound, rel=1e-5)
     assert np.allclose(native.pixel_bits, plain.pixel_bits, rtol=1e-3, atol=1e-4)
+
+
+def test_images_together_are_what_they_are_alone(monkeypatch):
+    """Seven images in calls of two, and decoded three at a time; each has a code, and maps, of its own."""
+    checkpoint, images, calls = tiny().checkpoint(), digits(7)[0][:, :10, :11, None], []
+    monkeypatch.setattr("spx.models.spatial.bits.WINDOWS", 2 * 3 * 4)
+    monkeypatch.setattr("spx.models.spatial.codes.VAE_BATCH", 3)
+    engine = engines.get("torch", device="cpu")
+
+    def evaluate(network, height, width, inputs, code=None):
+        calls.append(len(inputs["x"]) // (3 * 4))
+        return engine.evaluate(network, height, width, inputs, code)
+
+    together = bits(checkpoint, images, engine=SimpleNamespace(evaluate=evaluate))
+    assert calls == [2, 1, 2, 1, 1]
+    monkeypatch.setattr("spx.models.spatial.bits.WINDOWS", 1)
+    alone = bits(checkpoint, images, engine=engine)
+    np.testing.assert_allclose(together.image_bits, alone.image_bits, rtol=1e-5)
+    np.testing.assert_allclose(together.pixel_bits, alone.pixel_bits, rtol=1e-4, atol=1e-5)
+    assert len(np.unique(alone.image_bits.round(4))) == 7
 
 
 @pytest.mark.parametrize("conditioning, latent", [("spatial", 5), ("paper", 5), ("paper", 0)])

@@ -188,6 +188,8 @@ class Auto:
                 made = _module(name).make(precision=self.precision, threads=self.threads, device=device)
                 self._made[name, device] = made
             engine = self._made[name, device]
+            if self.precision != "fp32" and getattr(getattr(engine, "device", None), "type", "") == "cpu":
+                return f"on a processor {self.precision} takes PyTorch longer than fp32"
             reason = why_not_trusted(name, self.precision, device) if test and name in STARTUP else None
             reason = reason or (engine.why_not(job) if job else None)
         except SpxError as error:

@@ -172,6 +172,18 @@ def test_auto_passes_over_engines_that_lack_an_option(fakes):
         engines.get("auto", BIG, precision="tf32")
 
 
+@pytest.mark.fault("hang", "an hour's wait where bf16 was asked for on a processor that has none")
+def test_pytorch_draws_no_bf16_on_a_processor(monkeypatch):
+    """It takes longer than fp32 there, and whoever asks for bf16 is in a hurry."""
+    monkeypatch.setattr(MODULE("cpp"), "why_not", lambda: "there is no compiler")
+    with pytest.raises(
+        SpxError, match=r"torch, reference: on a processor bf16 takes PyTorch longer than fp32|reference, torch: on"
+    ):
+        engines.get("auto", task(), precision="bf16")
+    assert engines.get("auto", task()).name == "torch"
+    assert engines.get("torch", task(), precision="bf16").precision == "bf16"  # by name it does
+
+
 def test_only_a_gpu_engine_that_would_draw_is_tested(fakes, monkeypatch):
     asked = []
 

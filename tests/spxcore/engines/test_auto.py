@@ -176,7 +176,7 @@ def test_auto_passes_over_engines_that_lack_an_option(fakes):
 def test_pytorch_draws_no_bf16_on_a_processor(monkeypatch):
     """It takes longer than fp32 there, and whoever asks for bf16 is in a hurry."""
     monkeypatch.setattr(MODULE("cpp"), "why_not", lambda: "there is no compiler")
-    with pytest.raises(SpxError, match="; torch: on a processor bf16 takes PyTorch longer than fp32; reference: "):
+    with pytest.raises(SpxError, match="torch: on a processor bf16 takes PyTorch longer than fp32; reference: "):
         engines.get("auto", task(), precision="bf16")
     assert engines.get("auto", task()).name == "torch"
     assert engines.get("torch", task(), precision="bf16").precision == "bf16"  # by name it does

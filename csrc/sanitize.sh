@@ -38,4 +38,5 @@ sanitized() {
 }
 [ "$kind" != address ] || sanitized tests/csrc/fuzz.py --calls "${SPX_FUZZ_CALLS:-10000}" --seed "${SPX_FUZZ_SEED:-0}"
 sanitized -m pytest -q -p no:cacheprovider -k "$tests" "$@" \
-  tests/spxcore/test_native.py tests/spxcore/engines/test_cpp.py tests/spxcore/engines/test_image_networks.py tests/spxcore/engines/test_cuda.py
+  tests/spxcore/test_native.py tests/spxcore/engines/test_cpp.py tests/spxcore/engines/test_cpp_raster.py \
+  tests/spxcore/engines/test_image_networks.py tests/spxcore/engines/test_cuda.py

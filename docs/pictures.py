@@ -5,8 +5,10 @@ from pathlib import Path
 import numpy as np
 
 import spx
+from spx.models.pixelcnnpp import MODEL
+from spxcore import Network
 from spxcore.plan import plan_at
-from spxcore.plan.reach import TIERS, tiers
+from spxcore.plan.reach import TIERS, first_row, latest_pixel, tiers
 
 FOLDER = Path(__file__).parent / "images"
 CELL = 14
@@ -67,6 +69,41 @@ def cone() -> str:
     return svg(7 * (size + 24), bottom + 12, parts)
 
 
+def raster(side: int = 8, row: int = 4, column: int = 3) -> str:
+    """When each place of PixelCNN++ on a whole image is computed, seen from the time after pixel (row, column)."""
+    config = MODEL.trained(MODEL.preset("small"), 1, side)
+    of = Network(MODEL.networks(config)["network"], {
+        name.removeprefix("network."): np.ones(shape, np.float32) for name, shape in MODEL.shapes(config).items()
+    })  # fmt: skip
+    plan = plan_at(of.graph, side, side, fold=False)
+    latest, first, parts, size = latest_pixel(plan), first_row(plan), [], CELL * side
+    for number, (value, title) in enumerate(VALUES.items()):
+        left, top = (number % 7) * (size + 24) + 8, (number // 7) * (size + 36) + 20
+        across = plan.values[value].width
+        parts.append(text(left, top - 6, title))
+        for place, (pixel, needed) in enumerate(zip(latest[value], first[value])):
+            y, x = divmod(place, across)
+            within = pixel // side == needed or value in plan.drawn
+            when = pixel // side + (not within)  # the row that it is computed in, or before
+            fill = COLOURS[0] if when < row else "none"
+            if when == row:
+                fill = COLOURS[1] if not within else COLOURS[3] if pixel == row * side + column else COLOURS[2]
+            if needed == side:
+                fill = "none"
+            parts.append(square(left + x * size / across, top + y * size / across, size / across, fill))
+    bottom = 2 * (size + 36) + 14
+    labels = [
+        "for earlier rows",
+        f"ahead of row {row}",
+        f"in row {row}",
+        f"after pixel ({row}, {column})",
+        "later, or never",
+    ]
+    for number, (label, colour) in enumerate(zip(labels, [*COLOURS, "none"])):
+        parts += [square(8 + 190 * number, bottom - 10, 12, colour), text(24 + 190 * number, bottom, label)]
+    return svg(7 * (size + 24), bottom + 12, parts)
+
+
 def wavefront(m: int = 4, rows: int = 5, columns: int = 20) -> str:
     """The step at which each pixel can be drawn."""
     side, parts = 26, []
@@ -82,4 +119,5 @@ def wavefront(m: int = 4, rows: int = 5, columns: int = 20) -> str:
 if __name__ == "__main__":
     FOLDER.mkdir(exist_ok=True)
     (FOLDER / "cone.svg").write_text(cone())
+    (FOLDER / "raster.svg").write_text(raster())
     (FOLDER / "wavefront.svg").write_text(wavefront())

@@ -41,12 +41,12 @@ def first_difference(job: Job, a: np.ndarray, b: np.ndarray) -> Difference | Non
     Returns:
         None if the images are equal.
     """
-    from .engines.reference import make
-
     require(a.shape == b.shape, "b", f"shape {a.shape}", b.shape)
     different = np.argwhere((a != b).any(axis=3))
     if not len(different):
         return None
+    from .engines.reference import make  # which imports torch
+
     times = different[:, 1] * (job.side or job.width) + different[:, 2]
     n, r, c = (int(i) for i in different[np.argmin(times)])
     params = make(device="cpu").pixel_params(job, a, np.array([n]), np.array([r]), np.array([c]))

@@ -11,7 +11,7 @@ import numpy as np
 from . import engines
 from .canvas import Canvas, Given, check_out, pixel_type
 from .drawing import Drawing, Job
-from .engines import Engine, Report
+from .engines import Auto, Engine, Report
 from .errors import require, shown
 from .memory import memory_is_refused, require_memory
 
@@ -48,6 +48,7 @@ def draw(
     memory = check_call(shape, last.head.levels, engine, out, report)
     if memory is None:
         memory = out = np.zeros(shape, pixel_type(last.head.levels))
+    engine = _one(engine)
     levels = memory if memory.flags.c_contiguous else np.ascontiguousarray(memory)
     drawing = replace(drawing, given={name: _apart(given, memory) for name, given in drawing.given.items()})
     try:
@@ -109,7 +110,7 @@ def score(drawing: Drawing, images: Mapping[str, np.ndarray], engine: str | Engi
         For each round float32 [N, H, W], nats of each pixel.
     """
     everything = {r.name: Given(images[r.name], np.ones(r.size, bool)) for r in drawing.rounds}
-    drawing = replace(drawing, given=everything)
+    drawing, engine = replace(drawing, given=everything), _one(engine)
     result = {r.name: np.empty((len(drawing.images), *r.size), np.float32) for r in drawing.rounds}
     for batch in batches(drawing, keep=True):
         for name, job, canvas in _rounds(drawing, batch, engine, None, None, keep=True):
@@ -125,6 +126,11 @@ def _nats(job: Job, canvas: Canvas) -> np.ndarray:
 
     params, levels = (torch.from_numpy(a).permute(0, 3, 1, 2) for a in (canvas.params, canvas.pixels))
     return log_prob(job.head, params, levels).numpy()
+
+
+def _one(engine: str | Engine) -> str | Engine:
+    """One engine "auto" for all rounds and batches: it remembers what failed."""
+    return Auto() if isinstance(engine, str) and engine == "auto" else engine
 
 
 def batches(drawing: Drawing, keep: bool = False) -> Iterator[np.ndarray]:
@@ -170,6 +176,9 @@ def engine_of_job(engine: str | Engine, job: Job) -> Engine:
     """
     if isinstance(engine, str):
         return engines.get(engine, job)
+    if isinstance(engine, Auto):
+        engine.chosen(job)
+        return engine
     reason = engine.why_not(job)
     require(
         reason is None, "engine", f"one that can draw this; {engine.name} cannot", reason, "--engine auto finds one"

@@ -25,6 +25,15 @@ def require_memory(name: str, size: int) -> None:
     require(size <= have, name, f"at most the {have >> 20} MB of this machine's memory", f"{size >> 20} MB", _WAY_OUT)
 
 
+def refuses_memory(error: BaseException) -> bool:
+    """Whether an error says that there is no memory. PyTorch says so by a RuntimeError; CUDA's illegal access is none."""
+    said = str(error).lower()
+    return isinstance(error, MemoryError) or (
+        isinstance(error, RuntimeError)
+        and any(words in said for words in ("out of memory", "allocate", "not enough memory"))
+    )
+
+
 @contextlib.contextmanager
 def memory_is_refused() -> Iterator[None]:
     """Inside, or decorated with it, a `MemoryError` becomes an `SpxError`."""

@@ -32,6 +32,16 @@ def _load(name: str, missing: str) -> tuple[ModuleType | None, str]:
         return None, f"{full} is there but could not be loaded ({error}): {_AGAIN}"
 
 
+# The native modules: for the processor, and for NVIDIA GPUs.
+MODULES = ("_native", "_cuda")
+
+
+def build_info(name: str) -> dict[str, str] | None:
+    """How one of `MODULES` was built: version, compiler, flags; None if it is not there. It needs no GPU."""
+    module, _ = _native() if name == "_native" else _cuda_module()
+    return None if module is None else dict(module.build_info())
+
+
 def cores() -> int:
     """Processor cores that this process may use, where the system tells; else all there are."""
     if hasattr(os, "sched_getaffinity"):
@@ -46,9 +56,13 @@ def _native() -> tuple[ModuleType | None, str]:
     )
 
 
+def _cuda_module() -> tuple[ModuleType | None, str]:
+    return _load("_cuda", "for NVIDIA GPUs install the CUDA toolkit, whose compiler is nvcc")
+
+
 @functools.cache
 def _cuda() -> tuple[ModuleType | None, str]:
-    module, reason = _load("_cuda", "for NVIDIA GPUs install the CUDA toolkit, whose compiler is nvcc")
+    module, reason = _cuda_module()
     if module is None:
         return None, reason
     try:

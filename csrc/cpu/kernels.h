@@ -61,6 +61,9 @@ struct ChannelsRun {
   float *raw, *activated;
   int64_t residual_step, raw_step, activated_step;
   float* scratch;  // [places][tiles][tile], 64-byte aligned
+  // Of one place, the `place`-th: its taps' weights as they are read, [inputs of all taps][tiles][tile]; or null.
+  const float* in_order;
+  int place;
 };
 constexpr int CHANNEL_PLACES = 12;  // that a kernel may need scratch for
 

@@ -77,31 +77,61 @@ void sum_tile_at(int count, const ChannelsRun& run, int first, int tile, float* 
   if constexpr (COUNT > 1) sum_tile_at<VECTORS, COUNT - 1>(count, run, first, tile, sums);
 }
 
-// Two tiles at one place: the halves before a gate, so that twice as many chains run side by side.
+// VECTORS registers of the sum of one place from output `first` on, weights in the order in which they are read.
+// Weights of one op follow those of another: a fixed distance ahead is nearly always right.
 template <int VECTORS>
-void sum_two_tiles(const ChannelsRun& run, int place, int tile, int other, float* sum) {
-  Vec acc[2][VECTORS];
-  const int at[2] = {tile * VECTORS * WIDTH, other * VECTORS * WIDTH};
-#pragma GCC unroll 2
-  for (int t = 0; t < 2; ++t) {
+void sum_place(const ChannelsRun& run, int first, float* sum) {
+  constexpr int AHEAD = 512;  // floats
+  const int64_t row = static_cast<int64_t>(run.tiles) * run.tile;
+  Vec acc[VECTORS];
 #pragma GCC unroll 20
-    for (int v = 0; v < VECTORS; ++v) {
-      acc[t][v] = load(run.start[place] + at[t] + v * WIDTH);
-      if (run.code) acc[t][v] = acc[t][v] + load(run.code + at[t] + v * WIDTH);
-    }
+  for (int v = 0; v < VECTORS; ++v) {
+    acc[v] = load(run.start[0] + first + v * WIDTH);
+    if (run.code) acc[v] = acc[v] + load(run.code + first + v * WIDTH);
   }
+  const float* w = run.in_order + first;
   for (const ChannelsTap* tap = run.taps; tap != run.taps_end; ++tap) {
-    const float *x = tap->source + place * tap->step, *end = x + tap->inputs;
-    const float *w = tap->weights + tap->inputs * at[0], *u = tap->weights + tap->inputs * at[1];
-    for (; x != end; ++x, w += VECTORS * WIDTH, u += VECTORS * WIDTH) {
-      add_input<VECTORS, 1>(&x, 0, w, acc);
-      add_input<VECTORS, 1>(&x, 0, u, acc + 1);
+    for (const float *x = tap->source + run.place * tap->step, *end = x + tap->inputs; x != end; ++x, w += row) {
+      const Vec xs = all(*x);
+#pragma GCC unroll 20
+      for (int v = 0; v < VECTORS; ++v) {
+        if (v * WIDTH % 16 == 0) __builtin_prefetch(w + AHEAD + v * WIDTH, 0, 3);
+        acc[v] = fma(xs, load(w + v * WIDTH), acc[v]);
+      }
     }
   }
-#pragma GCC unroll 2
-  for (int t = 0; t < 2; ++t) {
 #pragma GCC unroll 20
-    for (int v = 0; v < VECTORS; ++v) store(sum + at[t] + v * WIDTH, acc[t][v]);
+  for (int v = 0; v < VECTORS; ++v) store(sum + first + v * WIDTH, acc[v]);
+}
+
+// The sum of one place: as many outputs at once as registers hold.
+void sum_in_order(const ChannelsRun& run, float* sum) {
+  const int outputs = run.tiles * run.tile;
+  for (int first = 0; first < outputs;) {
+    const int left = (outputs - first) / WIDTH;
+#if defined(__AVX512F__)
+    if (left >= 20) {
+      sum_place<20>(run, first, sum);
+      first += 20 * WIDTH;
+      continue;
+    }
+#endif
+    if (left >= 10) {
+      sum_place<10>(run, first, sum);
+      first += 10 * WIDTH;
+    } else if (left >= 8) {
+      sum_place<8>(run, first, sum);
+      first += 8 * WIDTH;
+    } else if (left >= 4) {
+      sum_place<4>(run, first, sum);
+      first += 4 * WIDTH;
+    } else if (left >= 2) {
+      sum_place<2>(run, first, sum);
+      first += 2 * WIDTH;
+    } else {
+      sum_place<1>(run, first, sum);
+      first += WIDTH;
+    }
   }
 }
 
@@ -142,15 +172,8 @@ void run_channels(const ChannelsRun& run) {
     float* sums[MOST];
     for (int m = 0; m < count; ++m) sums[m] = run.sum ? run.sum[first + m] : run.scratch + m * outputs;
     for (int tile = run.tile_begin; tile < run.tile_end; ++tile) {
-      if (count == 1 && run.gated) {
-        sum_two_tiles<VECTORS>(run, first, tile, own + tile, sums[0]);
-      } else if (count == 1 && tile + 1 < run.tile_end) {
-        sum_two_tiles<VECTORS>(run, first, tile, tile + 1, sums[0]);
-        ++tile;
-      } else {
-        sum_tile_at<VECTORS>(count, run, first, tile, sums);
-        if (run.gated) sum_tile_at<VECTORS>(count, run, first, own + tile, sums);
-      }
+      sum_tile_at<VECTORS>(count, run, first, tile, sums);
+      if (run.gated) sum_tile_at<VECTORS>(count, run, first, own + tile, sums);
     }
     for (int m = 0; m < count && !run.sum; ++m) {
       finish_channels(run, first + m, sums[m], run.tile_begin * run.tile, run.tile_end * run.tile);
@@ -160,6 +183,10 @@ void run_channels(const ChannelsRun& run) {
 }
 
 void channels(const ChannelsRun& run) {
+  if (run.in_order) {
+    sum_in_order(run, run.scratch);
+    return finish_channels(run, run.place, run.scratch, 0, run.tile_end * run.tile);
+  }
   if (run.tile == CHANNEL_TILES[0]) return run_channels<CHANNEL_TILES[0] / WIDTH>(run);
   return run_channels<CHANNEL_TILES[1] / WIDTH>(run);
 }

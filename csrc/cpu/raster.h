@@ -48,6 +48,8 @@ struct Raster {
   std::vector<float> tiles;          // weights as they read them
   std::vector<float> tile_bias;      // and biases
   std::vector<int64_t> tap_tiles;    // of each tap, where its block begins in `tiles`
+  std::vector<float> in_order;       // weights of what waits, as steps read them: [inputs of an op's taps][tiles][tile]
+  std::vector<int64_t> op_in_order;  // of each op that waits, where its weights begin there
   std::vector<int64_t> place_bias;   // for each place of each op its bias in `tile_bias`
   std::vector<int32_t> stage_tiles;  // of each stage, tiles of its sum
   std::vector<int32_t> plane_rows;   // of each of `planes`, how many of its rows are read
@@ -68,6 +70,7 @@ struct Raster {
   void lay_out(Layout& layout, const std::vector<int32_t>& place, const std::vector<int32_t>& sums) const;
   void choose_tile();
   void pack_tiles(const std::vector<Block>& blocks);
+  void pack_in_order();
 };
 
 // Draws a job on so many threads; `report` as of `draw` in engine.h. planes: one for each of raster.planes.

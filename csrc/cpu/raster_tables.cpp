@@ -1,6 +1,7 @@
 // What Python hands over of a raster schedule: every number is checked here, so that no place of an arena that a kernel
 // reads or writes lies outside it.
 #include <algorithm>
+#include <map>
 #include <unordered_map>
 
 #include "raster.h"
@@ -181,6 +182,7 @@ void Raster::finish(const std::vector<Block>& blocks) {
   lay_out(wide, numbers, sums);
   choose_tile();
   pack_tiles(blocks);
+  pack_in_order();
   std::vector<int32_t> places;
   for (size_t ring = 0; ring < rings.size(); ++ring) {
     const int padded = (rings[ring].channels + tile - 1) / tile * tile;
@@ -284,6 +286,31 @@ void Raster::pack_tiles(const std::vector<Block>& blocks) {
     }
   }
   tiles.resize(tiles.size() + SLACK, 0.0f);
+}
+
+// The weights of the taps that wait, op after op. Most kinds of rows share them.
+void Raster::pack_in_order() {
+  std::map<std::vector<int64_t>, int64_t> known;  // the blocks of an op's taps -> where they begin here
+  op_in_order.assign(ops.size(), 0);
+  for (size_t number = 0; number < ops.size(); ++number) {
+    const RasterOp& op = ops[number];
+    if (!op.waits) continue;
+    std::vector<int64_t> blocks(1, op.stage);
+    for (int t = op.tap_late; t < op.tap_end; ++t) blocks.push_back(tap_tiles[t]);
+    const auto [found, is_new] = known.try_emplace(blocks, static_cast<int64_t>(in_order.size()));
+    op_in_order[number] = found->second;
+    for (int t = op.tap_late; is_new && t < op.tap_end; ++t) {
+      const int64_t inputs = numbers[taps[t].ring], count = stage_tiles[op.stage];
+      const float* from = tiles.data() + tap_tiles[t];
+      for (int64_t i = 0; i < inputs; ++i) {
+        for (int64_t k = 0; k < count; ++k) {
+          const float* one = from + (k * inputs + i) * tile;
+          in_order.insert(in_order.end(), one, one + tile);
+        }
+      }
+    }
+  }
+  in_order.resize(in_order.size() + SLACK, 0.0f);
 }
 
 }  // namespace spx

@@ -53,6 +53,7 @@ class Sampler:
             self.checkpoint = model.checkpoint()
         self.family, self.config = self.checkpoint.model, self.checkpoint.config
         self.head, self.schedule = self.family.head(self.config), self.family.schedule(self.config)
+        self._engines: dict[str, Engine] = {}
 
     @classmethod
     def load(cls, name_or_path: str | Path = "mnist-8x8") -> Sampler:
@@ -141,7 +142,7 @@ class Sampler:
         images = check_images(images, self.head.channels)
         check_call(images.shape, self.head.levels, engine)
         seed = seed_number(seed)
-        return self.family.score(self.checkpoint, images, seed, engine)
+        return self.family.score(self.checkpoint, images, seed, self._engine(engine))
 
     @memory_is_refused()
     def encode(self, images: np.ndarray, refine: int = 0) -> np.ndarray:
@@ -167,10 +168,19 @@ class Sampler:
         shape = (request.n, request.height, request.width, self.head.channels)
         self.schedule.check_size(request.height, request.width)
         check_call(shape, self.head.levels, engine, out, progress)  # before the codes, which take time and memory too
+        engine = self._engine(engine)
         if not return_log_prob:
             return draw(self.drawing(request), engine, out, progress)
         log_prob = np.zeros(request.n)
         return draw(self.drawing(request), engine, out, progress, log_prob), log_prob
+
+    def _engine(self, engine: str | Engine) -> Engine:
+        """An engine by name is made once: it keeps what it has compiled."""
+        if not isinstance(engine, str):
+            return engine
+        if engine not in self._engines:
+            self._engines[engine] = engines.get(engine)
+        return self._engines[engine]
 
     def _drawn(self, options: dict, height: int | None, **what) -> Any:
         sampling = Sampling(**{name: options.pop(name) for name in ("temperature", "mode") if name in options})

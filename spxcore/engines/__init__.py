@@ -11,9 +11,10 @@ import numpy as np
 from ..drawing import Job
 from ..errors import SpxError, require, shown, whole_number
 from ..walk.network import Network
+from .auto import Auto
 from .base import Engine, Report
 
-# Slowest first. `auto` and `fastest` take the last that can.
+# Slowest first; `auto.order` says which one "auto" takes.
 NAMES = ("reference", "torch", "cpp", "triton", "cuda")
 CHOICES = ("auto", *NAMES)
 
@@ -40,32 +41,28 @@ def emulated(name: str) -> bool:
 
 
 def get(name: str = "auto", job: Job | None = None, **options) -> Engine:
-    """An engine by name, "auto" for the fastest one that can run here.
+    """An engine by name; "auto": one that chooses for each job, see `auto.Auto`.
 
     Args:
         name: one of `CHOICES`.
-        job: what it is to draw, so that "auto" passes over engines that cannot.
+        job: what it is to draw, so that it is refused now if that cannot be drawn.
         options: precision (one of `PRECISIONS`), threads (None: all), device (None: the engine's own choice).
 
     Raises:
         SpxError: for an unknown name, or an engine that cannot run here or draw the job, saying why.
     """
     options = check_options(**options)
-    if name != "auto":
-        reason = why_not(name)
+    if name == "auto":
+        auto = Auto(**options)
+        auto.chosen(job)
+        return auto
+    reason = why_not(name)
+    if reason is None:
+        engine = _module(name).make(**options)
+        reason = engine.why_not(job) if job else None
         if reason is None:
-            engine = _module(name).make(**options)
-            reason = engine.why_not(job) if job else None
-            if reason is None:
-                return engine
-        raise SpxError(f"engine: {name} cannot run here: {reason}")
-    for candidate in reversed(NAMES):
-        if why_not(candidate) is None and not emulated(candidate):
-            engine = _module(candidate).make(**options)
-            reason = engine.why_not(job) if job else None
-            if reason is None:
-                return engine
-    raise SpxError(f"engine: none can draw this: {reason}")
+            return engine
+    raise SpxError(f"engine: {name} cannot run here: {reason}")
 
 
 def check_options(**options) -> dict:
@@ -96,4 +93,4 @@ def _evaluator(name: str) -> Engine:
     return get(name)
 
 
-__all__ = ["CHOICES", "NAMES", "PRECISIONS", "Engine", "Report", "emulated", "evaluate", "get", "why_not"]
+__all__ = ["CHOICES", "NAMES", "PRECISIONS", "Auto", "Engine", "Report", "emulated", "evaluate", "get", "why_not"]

@@ -21,6 +21,10 @@ if TYPE_CHECKING:
 Report = Callable[[int], None]
 
 
+class Unable(SpxError):
+    """An engine finds in the middle of a drawing that this machine cannot do it; another engine may."""
+
+
 class Engine(Protocol):
     """A way to draw pixels. Every engine draws the same ones, up to draws within float rounding of a bin edge.
 
@@ -28,7 +32,10 @@ class Engine(Protocol):
     `make(precision, threads, device)`.
     """
 
-    name: str
+    @property
+    def name(self) -> str:
+        """By which it is found."""
+        ...
 
     def why_not(self, job: Job) -> str | None:
         """Why it cannot draw a job, in one sentence; None if it can. It may compile the network to find out."""

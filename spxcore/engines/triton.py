@@ -7,8 +7,6 @@ launches are plain calls.
 
 from __future__ import annotations
 
-import ctypes
-import functools
 import importlib.util
 import os
 import weakref
@@ -20,8 +18,9 @@ import numpy as np
 from ..canvas import Canvas
 from ..drawing import Job
 from ..errors import SpxError, require
+from ..gpus import driver
 from ..walk.network import Network
-from .base import NATIVE_LEVELS, Report, why_no_window
+from .base import NATIVE_LEVELS, Report, Unable, why_no_window
 
 if TYPE_CHECKING:
     from ..kernels.launch import OnDevice
@@ -41,25 +40,13 @@ INTERPRETER_MEMORY = 1 << 30
 REPORTS = 256
 
 
-@functools.cache
-def _devices() -> int:
-    """How many GPUs the NVIDIA driver has; asked without torch, which takes seconds to import."""
-    try:
-        driver = ctypes.CDLL("libcuda.so.1")
-    except OSError:
-        return 0
-    count = ctypes.c_int(0)
-    found = driver.cuInit(0) == 0 and driver.cuDeviceGetCount(ctypes.byref(count)) == 0
-    return count.value if found else 0
-
-
 def why_not() -> str | None:
     """Why it cannot run here; None if it can."""
     if importlib.util.find_spec("triton") is None:
         return "Triton is not installed: pip install triton"
     if EMULATED:
         return None
-    if not _devices():
+    if not driver().gpus:
         return (
             "there is no NVIDIA GPU, or no driver for it, on this machine "
             "(for tests TRITON_INTERPRET=1 runs its kernels in Triton's interpreter, very slowly)"
@@ -159,7 +146,7 @@ class Triton:
                 # No name is bound to a batch: its memory is free before the next one's is taken.
                 Images(network, task, slice(first, first + together), self.poison).draw(report, REPORTS)
         except OutOfResources as error:
-            raise SpxError(
+            raise Unable(
                 f"precision: a kernel in {self.precision} takes {error.required} of {error.name}, and this GPU has {error.limit} "
                 "for it: a newer Triton may take less; else use another precision, or another engine"
             ) from error

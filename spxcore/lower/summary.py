@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from ..plan import Plan
-from ..plan.reach import TIERS, macs_by_tier
+from ..plan.reach import TIERS, macs_ahead, macs_by_tier
 from .window import full_program, pack, window_programs
 
 LANES = 16
@@ -67,6 +67,39 @@ def image_summary(plans: dict[str, Plan]) -> list[dict]:
         weights, memory = int(packed.weights.size), 4 * full_program(plan, packed).rows
         result.append({"name": name, "weights": weights, "macs": plan.macs(), "stages": stages, "bytes": memory})
     return result
+
+
+def whole_summary(plan: Plan) -> dict:
+    """Figures of a network that draws whole images by the raster schedule.
+
+    Args:
+        plan: of the network at a size, not folded.
+
+    Returns:
+        A dict that JSON can hold: height and width; weights (numbers); macs of an image, of what runs ahead of its rows, and in them;
+        stages, each with its name, places and macs.
+    """
+    plan = plan.cone(range(plan.height * plan.width))
+    stages = [{"name": s.name, "places": len(s.places), "macs": int(s.tap_macs().sum())} for s in plan.stages]
+    weights = sum(source.weights.size for stage in plan.stages for source in stage.sources)
+    every, ahead = plan.macs(), macs_ahead(plan)
+    macs = {"image": every, "ahead": ahead, "in_rows": every - ahead}
+    return {"height": plan.height, "width": plan.width, "weights": weights, "macs": macs, "stages": stages}
+
+
+def whole_text(figures: dict) -> str:
+    """`whole_summary` for people."""
+    macs, size = figures["macs"], (figures["height"], figures["width"])
+    lines = [f"{'stage':28}{'places':>8}{'MAC':>14}"]
+    lines += [f"{s['name']:28}{s['places']:8}{mega(s['macs']):>14}" for s in figures["stages"]]
+    lines += [
+        "",
+        f"whole images of {size[0]}x{size[1]} pixels, {figures['weights']} weights; multiply-adds (MAC) of an image:",
+        f"  every place once      {mega(macs['image']):>14}",
+        f"  ahead of its rows     {mega(macs['ahead']):>14}",
+        f"  in its rows           {mega(macs['in_rows']):>14}, {mega(macs['in_rows'] // (size[0] * size[1]))} a pixel",
+    ]
+    return "\n".join(lines)
 
 
 def mega(count: int) -> str:

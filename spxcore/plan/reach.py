@@ -65,6 +65,21 @@ def first_row(plan: Plan) -> dict[str, np.ndarray]:
     return result
 
 
+def macs_ahead(plan: Plan) -> int:
+    """Multiply-adds of the raster schedule that run ahead of a row: their taps lie on rows above."""
+    latest, first, total = latest_pixel(plan), first_row(plan), 0
+    for stage in plan.stages:
+        row = latest[stage.output][stage.places] // plan.width
+        row = np.where(row == first[stage.output][stage.places], row, row + 1)
+        macs = stage.tap_macs()
+        for index, source in enumerate(stage.sources):
+            mine = stage.taps[:, SOURCE] == index
+            taps = stage.taps[mine]
+            known = latest[source.value][taps[:, PLACE]] // plan.width < row[taps[:, ROW]]
+            total += int(macs[mine][known].sum())
+    return total
+
+
 # What one place depends on: row of the image -> rightmost column in it, both relative to the place's own period.
 Rows = dict[int, int]
 

@@ -4,15 +4,18 @@ import contextlib
 import importlib
 import re
 import shlex
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
+
+from spx.models import registry
 
 ROOT = Path(__file__).parents[2]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 COMMANDS = {
     "spx-sample": "sample", "spx-score": "score", "spx-plan": "plan", "spx-train": "train", "spx-eval": "evaluate",
-    "spx-train-lenet": "lenet", "spx-reproduce": "reproduce",
+    "spx-train-lenet": "lenet", "spx-reproduce": "reproduce", "spx-doctor": "doctor",
 }  # fmt: skip
 
 
@@ -46,7 +49,8 @@ def test_a_command_has_options_that_exist(page, line):
         words = []  # "spx-train --fused": an option that is spoken of
     module = importlib.import_module(f"spx.cli.{COMMANDS[name]}")
     options = {option for word in re.findall(r"(?<!\S)--[a-z][a-z-]*", line) for option in [word]}
-    known = {text for action in module.parser()._actions for text in action.option_strings}
+    families = [after for word, after in pairwise(words) if word == "--model" and after in registry.names()]
+    known = {text for action in module.parser(*families)._actions for text in action.option_strings}
     assert options <= known, f"{page.name}: {sorted(options - known)}"
     numbers = {"T": "1", "K": "2", "S": "1", "D": "3", "N": "28", "tf32|bf16": "bf16"}
     words = [numbers.get(word, word) for word in words]

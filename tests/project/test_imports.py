@@ -10,13 +10,13 @@ FOLDERS = {"spxcore": ROOT / "spxcore", "spxcore.kernels": ROOT / "kernels", "sp
 
 # Steps of spxcore, lowest first: a module imports its own step and lower ones. The longest prefix counts.
 STEPS = [
-    ["spxcore._version", "spxcore.errors", "spxcore.memory", "spxcore.rng"],
+    ["spxcore._version", "spxcore.errors", "spxcore.files", "spxcore.gpus", "spxcore.memory", "spxcore.rng"],
     ["spxcore.graph", "spxcore.feeds", "spxcore.canvas", "spxcore.schedules", "spxcore.heads", "spxcore.native"],
     ["spxcore.walk", "spxcore.plan"],
     ["spxcore.lower", "spxcore.drawing"],
     ["spxcore.kernels"],
     ["spxcore.engines"],
-    ["spxcore.draw", "spxcore.compare"],
+    ["spxcore.draw", "spxcore.compare", "spxcore.selftest"],
     ["spxcore"],
 ]
 # Where torch, or Triton, which imports it, may be imported at all.

@@ -180,6 +180,8 @@ class OnCuda:
     faults, without = CUDA, [Fault("no fault", "draw_kernel", precision, str) for precision in PRECISIONS]
 
     def __init__(self):
+        # Not loaded here: of modules with one name pybind11 gives back the first, and that shall be the interpreter's.
+        sys.modules["spxcore._cuda"] = None  # type: ignore[assignment]
         import numpy as np
         from helpers import config, drawn, job, network, windows
         from test_cuda import host_build

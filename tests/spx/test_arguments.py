@@ -18,6 +18,7 @@ IMAGES, MASK = digits(2, side=9)[0][..., None], np.arange(81).reshape(9, 9) < 30
 OPTIONS = {
     "temperature": (0.5, {"temperature": 0.5}), "mode": (True, {"mode": True}), "engine": ("torch", {"engine": "torch"}),
     "progress": (print, {"progress": print}), "out": (IMAGES, {"out": IMAGES}),
+    "return_log_prob": (True, {"log_prob": True}),
 }  # fmt: skip
 # Of each method: what it is called with, and its arguments.
 METHODS = {
@@ -41,13 +42,14 @@ def asked(monkeypatch):
     """Call a method of a sampler; everything it asked for, by name."""
     told, sampler = {}, spx.Sampler(tiny_model())
 
-    def draw(request, engine, out, progress):
+    def draw(request, engine, out, progress, log_prob=None):
         told.update({f: getattr(request, f) for f in Request.__dataclass_fields__ if f not in ("sampling", "given")})
-        told.update(asdict(request.sampling), engine=engine, out=out, progress=progress)
+        told.update(asdict(request.sampling), engine=engine, out=out, progress=progress, log_prob=log_prob is not None)
         if request.given is not None:
             told.update(pixels=request.given.pixels, mask=request.given.mask)
 
     monkeypatch.setattr(api, "draw", draw)
+    monkeypatch.setattr(api.engines, "get", lambda name: name)
     monkeypatch.setattr(api, "check_call", lambda *_: None)  # an `out` of any shape
     monkeypatch.setattr(sampler, "drawing", lambda request: request)
 
@@ -93,6 +95,7 @@ def test_what_is_asked_for_without_arguments(asked):
         "engine": "auto",
         "out": None,
         "progress": None,
+        "log_prob": False,
         "refine": 0,
         "label": None,
     }
@@ -114,6 +117,7 @@ def test_pictures_say_how_many(kind):
 
 def test_a_score_and_a_code_are_of_what_is_asked(monkeypatch):
     sampler, told = spx.Sampler(tiny_model()), []
+    monkeypatch.setattr(api.engines, "get", lambda name: name)
     monkeypatch.setattr(type(sampler.family), "score", lambda family, *arguments: told.append(arguments))
     sampler.score(IMAGES, seed=3, engine="torch")
     sampler.score(IMAGES)

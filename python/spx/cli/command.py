@@ -16,7 +16,7 @@ from typing import Any
 from ..signals import Signals, Stopped
 
 # Modules of this package whose `main` is a `Command`. A new one: a line here, and one in pyproject.toml's [project.scripts].
-MODULES = ("sample", "score", "plan", "train", "evaluate", "lenet", "reproduce")
+MODULES = ("sample", "score", "plan", "train", "evaluate", "lenet", "reproduce", "doctor")
 
 # Exit codes: a user's mistake; a fault of spx; output that cannot be written; a reader that went away. A signal's is 128 and its number.
 MISTAKE, FAULT, UNWRITTEN, NO_READER = 2, 70, 74, 141
@@ -101,7 +101,8 @@ def _told(error: BaseException, working: bool, signals: Signals) -> int:
         return _refused(str(error), unwritten if _is(error, "spx.io.files", "Unwritten") else MISTAKE)
     if isinstance(error, BrokenPipeError):
         return NO_READER
-    if isinstance(error, MemoryError) or (isinstance(error, RuntimeError) and "memory" in str(error)):
+    refuses_memory = getattr(sys.modules.get("spxcore.memory"), "refuses_memory", None)
+    if isinstance(error, MemoryError) or (refuses_memory and refuses_memory(error)):
         return _refused(f"not enough memory ({_first_line(error)}); ask for fewer or smaller images", MISTAKE)
     if isinstance(error, RecursionError):
         return _refused("a file is nested too deeply to be read; give another one", MISTAKE)

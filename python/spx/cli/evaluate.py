@@ -154,11 +154,12 @@ def judge(arguments: argparse.Namespace) -> Work:
         with _bars() as progress:
             originals = test.images.transpose(0, 2, 3, 1)
             drawings = Drawings(model, originals, engine, arguments.seed, arguments.temperature, progress)
+            judged = evaluate(Evaluation(drawings, test, amounts, lenet, train, progress, device))
             report = {
                 "checkpoint": arguments.checkpoint, "version": __version__, "engine": engine.name,
                 "precision": arguments.precision, "seed": arguments.seed, "temperature": arguments.temperature,
                 "paper": model.family.published(model.config, arguments.data),
-                **evaluate(Evaluation(drawings, test, amounts, lenet, train, progress, device)),
+                **judged,
             }  # fmt: skip
             if arguments.out:
                 write_json(arguments.out / "report.json", report)

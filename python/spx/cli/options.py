@@ -89,15 +89,15 @@ def add_engine(p: argparse._ActionsContainer, precision: bool = True) -> None:
 
 
 def engine_for(arguments: argparse.Namespace, drawing: Drawing) -> Engine:
-    """The engine of those options; "auto": the fastest that can draw that.
+    """The engine of those options, for a drawing; "auto" chooses by its first batch.
 
     Raises:
         SpxError: if it cannot.
     """
-    import numpy as np
+    from spxcore.draw import batches
 
     how = {name: getattr(arguments, name) for name in ("precision", "threads", "device")}
-    return engines.get(arguments.engine, drawing.job(0, np.arange(1), {}), **how)
+    return engines.get(arguments.engine, drawing.job(0, next(batches(drawing)), {}), **how)
 
 
 def add_amounts(p: argparse._ActionsContainer) -> None:

@@ -28,23 +28,24 @@ def parser() -> argparse.ArgumentParser:
 
 def plan(arguments: argparse.Namespace) -> Work:
     """Read the checkpoint. The work: compile its networks."""
-    from spxcore.lower.summary import as_text, image_summary, image_text, summary
+    from spxcore.lower.summary import as_text, image_summary, image_text, summary, whole_summary, whole_text
     from spxcore.plan import plan_at
+    from spxcore.schedules import Raster
 
     from ..checkpoints import read_checkpoint
 
     checkpoint = read_checkpoint(arguments.checkpoint)
 
     def work() -> str:
-        plans = {}
+        plans, whole = {}, isinstance(checkpoint.model.schedule(checkpoint.config), Raster)
         for prefix, network in checkpoint.networks.items():
             side = checkpoint.model.side(checkpoint.config, prefix)
-            plans[prefix.split(".")[-1]] = plan_at(network.graph, side, side)
-        figures = next(summary(plan) for plan in plans.values() if plan.drawn)
+            plans[prefix.split(".")[-1]] = plan_at(network.graph, side, side, fold=not (whole and network.graph.drawn))
+        figures = next((whole_summary if whole else summary)(plan) for plan in plans.values() if plan.drawn)
         images = image_summary({name: plan for name, plan in plans.items() if not plan.drawn})
         if arguments.json:
             return json.dumps({**figures, "image_networks": images})
-        return "\n\n".join([as_text(figures), *([image_text(images)] if images else [])])
+        return "\n\n".join([(whole_text if whole else as_text)(figures), *([image_text(images)] if images else [])])
 
     return work
 

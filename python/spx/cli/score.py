@@ -165,7 +165,7 @@ def score(arguments: argparse.Namespace) -> Work:
                 "name": name, "height": image.shape[0], "width": image.shape[1], "bits_per_dimension": bits,
                 "code_bits_per_dimension": float(found.code_bits[i]), "nats": bits * image.size * math.log(2),
             })  # fmt: skip
-        bound = any(found.code_bits.any() for found in scores.values())
+        bound = not model.family.exact and any(found.code_bits.any() for found in scores.values())
         record = {"checkpoint": arguments.checkpoint, "engine": next(iter(engines.values())).name, "seed": arguments.seed,
                   "upper_bound": bound, "images": records}  # fmt: skip
         text = _text(records, bound)

@@ -125,7 +125,7 @@ def train(arguments: argparse.Namespace) -> Work:
         try:
             trainer = Trainer(settings, arguments.out, arguments.resume, device, progress=not arguments.quiet)
             folder = trainer.train()
-            done = f"done: {folder} (draw with: spx-sample --checkpoint {folder} --res 224)"
+            done = f"done: {folder} (draw with: spx-sample --checkpoint {folder})"
             return done if trainer.processes.first else ""
         except SpxError:
             if distributed and dist.get_rank() > 0:

@@ -5,16 +5,16 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
-import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from spxcore import files
 from spxcore.errors import SpxError
+from spxcore.files import write_atomically
 
-from ..io.files import write_atomically
 from .arrays import read_arrays
 
 _VERSION = 1  # of what is in a file
@@ -22,9 +22,8 @@ Arrays = dict[str, np.ndarray]
 
 
 def cache_folder() -> Path:
-    """XDG_CACHE_HOME/spx/data, or .cache/spx/data in the user's folder."""
-    base = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
-    return Path(base) / "spx" / "data"
+    """Where they are."""
+    return files.cache_folder("data")
 
 
 def cached(place: object, files: object, names: tuple[str, ...], make: Callable[[], Arrays]) -> Arrays:

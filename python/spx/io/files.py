@@ -7,14 +7,13 @@ import contextlib
 import errno
 import json
 import os
-import secrets
 import shutil
-import stat
 import tempfile
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 from spxcore.errors import SpxError, require
+from spxcore.files import flush, new_file, unused, write_atomically
 
 # Bytes of a path that are left for what is written in a folder of that name.
 _ROOM = 100
@@ -65,7 +64,7 @@ def check_file(path: Path, name: str = "out") -> None:
             require(not target.is_dir(), name, "a file's name", f"the folder {path}")
             require(target.is_file(), name, "a file's name", f"{path}, which is a device or a pipe")
             require(os.access(target, os.W_OK), name, "a file that may be written", f"{path}, which is read-only")
-        os.unlink(_new_file(target.parent))
+        os.unlink(new_file(target.parent))
 
 
 def check_folder(path: Path, files: Iterable[str] = (), name: str = "out") -> None:
@@ -89,7 +88,7 @@ def check_folder(path: Path, files: Iterable[str] = (), name: str = "out") -> No
         for part in path.parts:
             if len(os.fsencode(part)) > limit:
                 raise OSError(errno.ENAMETOOLONG, os.strerror(errno.ENAMETOOLONG))
-        os.unlink(_new_file(above))
+        os.unlink(new_file(above))
 
 
 def _check_name(path: Path, name: str) -> None:
@@ -110,42 +109,6 @@ def followed(path: Path) -> Path:
     return Path(os.path.realpath(path)) if path.is_symlink() else path
 
 
-def _unused(folder: Path, name: str = ".spx-{}.tmp") -> Path:
-    """A short name that nobody can guess, so nobody's file has it."""
-    return folder / name.format(secrets.token_hex(8))
-
-
-def _new_file(folder: Path, name: str = ".spx-{}.tmp") -> Path:
-    """A new empty file of an unpredictable name, with the rights that the user's umask gives; a link of that name is not followed."""
-    path = _unused(folder, name)
-    os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666))
-    return path
-
-
-def _flush(path: Path) -> None:
-    """Bring a file or a folder to the disk."""
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
-
-
-def write_atomically(path: Path, write: Callable[[Path], object]) -> None:
-    """Call write(temporary path in the same folder), flush it to disk, then rename it to `path`. A link there is replaced, not followed.
-    On failure nothing is left."""
-    temporary = _new_file(path.parent)
-    try:
-        mode = stat.S_IMODE(temporary.stat().st_mode)
-        write(temporary)
-        _flush(temporary)
-        os.chmod(temporary, mode)  # some writers make files that only their owner can read
-        os.replace(temporary, path)
-        _flush(path.parent)
-    finally:
-        temporary.unlink(missing_ok=True)
-
-
 def rescue(write: Callable[[Path], object], suffix: str) -> Path | None:
     """Write what cannot be written where it was wanted to a new file in the user's folder for temporary files, else at home.
 
@@ -154,10 +117,10 @@ def rescue(write: Callable[[Path], object], suffix: str) -> Path | None:
     """
     for folder in (tempfile.gettempdir(), os.path.expanduser("~")):
         with contextlib.suppress(Exception):
-            path = _new_file(Path(folder), "spx-{}" + suffix)
+            path = new_file(Path(folder), "spx-{}" + suffix)
             try:
                 write(path)
-                _flush(path)
+                flush(path)
                 return path.absolute()
             except BaseException:
                 path.unlink()
@@ -188,14 +151,14 @@ def write_json(path: Path, value, way_out: str = "choose another --out") -> None
 def write_folder_atomically(path: Path, write: Callable[[Path], None]) -> None:
     """Call write(temporary folder beside `path`), then rename it to `path`, which must not exist yet. On failure nothing is left."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = _unused(path.parent)
+    temporary = unused(path.parent)
     temporary.mkdir()
     try:
         write(temporary)
         for file in (*temporary.iterdir(), temporary):
-            _flush(file)
+            flush(file)
         os.replace(temporary, path)
-        _flush(path.parent)
+        flush(path.parent)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
 

@@ -53,6 +53,7 @@ class Model:
         Config: frozen dataclass, what config.json holds. The default `size` wants its `side`, that of the images.
         Settings: frozen dataclass, how it is trained: `models.settings.Settings` with the family's own fields.
         Training: dotted name of its class of `models.training.Training`. A name, so that torch is imported by a training alone.
+        exact: whether a score with codes is that of the image itself. Else it is an upper bound.
         presets: of the default `preset`: a name and the settings that it replaces.
     """
 
@@ -60,6 +61,7 @@ class Model:
     Config: type
     Settings: type[settings.Settings] = settings.Settings
     Training: str = "spx.models.training.Training"
+    exact: bool = False
     presets: ClassVar[Mapping[str, dict]] = {}
 
     # ---- what a model of the family is --------------------------------------------------------------------------------
@@ -230,7 +232,7 @@ class Model:
             progress: told of the part "likelihood".
         """
         found = self.score(checkpoint, images, seed, engine, progress)
-        prior = "own" if found.code_bits.any() else "none"
+        prior = "own" if found.code_bits.any() and not self.exact else "none"
         return Likelihood(found.bits - found.code_bits, found.code_bits, found.pixel_bits.mean(axis=0), prior)
 
     def published(self, config, data: str) -> dict | None:

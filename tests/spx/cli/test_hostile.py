@@ -38,6 +38,7 @@ NEEDS = {
     "spx-sample": ["--checkpoint={checkpoint}"],
     "spx-score": ["--checkpoint={checkpoint}", "{picture}"],
     "spx-plan": [],
+    "spx-doctor": [],
 }
 
 

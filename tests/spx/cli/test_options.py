@@ -37,7 +37,17 @@ from spxcore.plan import plan_at
 
 ROOT = Path(__file__).parents[3]
 SCRIPTS = dict(re.findall(r'^(spx-[\w-]+) = "(.*)"$', (ROOT / "pyproject.toml").read_text(), re.MULTILINE))
-COMMANDS = ("spx-sample", "spx-eval", "spx-train", "spx-train-lenet", "spx-reproduce", "spx-plan", "spx-score")
+COMMANDS = (
+    "spx-sample",
+    "spx-eval",
+    "spx-train",
+    "spx-train-lenet",
+    "spx-reproduce",
+    "spx-plan",
+    "spx-score",
+    "spx-doctor",
+)
+NO_DRAWING = SimpleNamespace(job=lambda *_: None, rounds=(SimpleNamespace(bytes_an_image=0),), images=[0])
 READING = {"size": 30, "fit": "resize", "colour": "grey", "bad": "skip", "alpha": "black"}
 
 
@@ -117,6 +127,7 @@ def test_every_option_is_here(command):
         "spx-train-lenet": LENET,
         "spx-reproduce": REPRODUCE,
         "spx-plan": PLAN,
+        "spx-doctor": DOCTOR,
         "spx-score": SCORE,
     }
     if command == "spx-train":
@@ -180,7 +191,7 @@ def sampled(watch, checkpoint):
             rows = asked.given.mask.all(axis=1)
             assert (rows == asked.given.mask.any(axis=1)).all() and rows[: rows.sum()].all()
             watch.told |= {"kept": tuple(map(name_of, asked.given.pixels)), "rows": int(rows.sum())}
-        return SimpleNamespace(job=lambda *_: None)
+        return NO_DRAWING
 
     model.encode, model.drawing = encode, drawing
     model.module = None  # it is not asked for
@@ -295,7 +306,7 @@ def test_evaluate(watch, name):
     pytest.importorskip("skimage")
     pytest.importorskip("matplotlib")
     model = spx.Sampler(tiny_model())
-    model.drawing = lambda request: SimpleNamespace(job=lambda *_: None)  # nothing is drawn
+    model.drawing = lambda request: NO_DRAWING  # nothing is drawn
 
     def load(name):
         watch.told["checkpoint"] = name
@@ -415,7 +426,7 @@ def trained(watch):
     def run(*arguments):
         found = watch.run("spx-train", *arguments)
         text = found.pop("printed")
-        assert text == f"done: {found['out']} (draw with: spx-sample --checkpoint {found['out']} --res 224)\n"
+        assert text == f"done: {found['out']} (draw with: spx-sample --checkpoint {found['out']})\n"
         return found
 
     return run
@@ -639,6 +650,7 @@ def test_what_reproduce_does_with_its_settings(watch, tmp_path, checkpoint):
 # ---- spx-plan ----------------------------------------------------------------------------------------------------------
 
 PLAN = {"checkpoint": None, "json": None}
+DOCTOR = {"test": None, "json": None}  # tests/spx/cli/test_doctor.py
 
 
 def test_plan(watch, checkpoint):

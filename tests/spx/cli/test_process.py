@@ -139,6 +139,12 @@ def raising(error: BaseException):
     [
         (MemoryError("8 TB"), 2, 2, "error: not enough memory (8 TB); ask for fewer or smaller images"),
         (RuntimeError("can't allocate memory: 9\nat"), 2, 2, "error: not enough memory (can't allocate memory: 9); "),
+        (
+            RuntimeError("an illegal memory access was"),
+            70,
+            70,
+            "error: a fault of spx (RuntimeError: an illegal memory",
+        ),
         (RecursionError("depth"), 2, 2, "error: a file is nested too deeply"),
         (OSError(errno.ENOSPC, "No space left on device", "/x"), 2, 74, "error: /x: No space left on device"),
         (KeyError("a\nb"), 70, 70, "error: a fault of spx (KeyError: 'a\\nb'); SPX_TRACEBACK=1 shows where"),
@@ -187,7 +193,7 @@ def test_a_full_disk_does_not_lose_a_drawing(moment, suffix, checkpoint, tmp_pat
     def prepared(given):
         work = prepare(given)
         if moment == "write":
-            monkeypatch.setattr(files, "_flush", lambda path: filled("open")(path, os.O_RDONLY))
+            monkeypatch.setattr("spxcore.files.flush", lambda path: filled("open")(path, os.O_RDONLY))
         else:
             monkeypatch.setattr(os, moment, filled(moment))
         return work

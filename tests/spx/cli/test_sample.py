@@ -323,6 +323,15 @@ def test_the_engine_is_given_the_precision(draw, monkeypatch):
     assert asked["triton"]["precision"] == "tf32"
 
 
+def test_auto_weighs_all_images(draw, monkeypatch):
+    """Not the first one alone: a hundred small images may be work for a GPU."""
+    from spxcore import engines
+
+    weighed, torch = [], engines.get("torch")
+    monkeypatch.setattr(engines, "get", lambda name, job=None, **options: weighed.append(len(job.images)) or torch)
+    assert draw("--res=8", "--n=3", engine="auto")[0] == 0 and weighed[0] == 3
+
+
 def test_a_checkpoint_without_a_latent_code(tmp_path, monkeypatch, capsys, picture):
     monkeypatch.chdir(tmp_path)
     save_checkpoint(tiny_model(conditioning="paper", latent=0, coordinates=False), tmp_path / "plain")

@@ -13,6 +13,7 @@ from spx.io.files import alone_in, check_file, check_folder, write_atomically, w
 from spx.io.pictures import write_images
 from spx.io.reading import read_json
 from spxcore import SpxError
+from spxcore import files as own
 
 
 def test_json_and_text(tmp_path):
@@ -88,8 +89,8 @@ def test_one_process_a_folder(tmp_path):
 @pytest.mark.parametrize("planted", ["file", "link", "folder"])
 def test_what_has_the_temporary_name_stays(planted, tmp_path, monkeypatch):
     """Nobody can guess the name; even so it must be new."""
-    monkeypatch.setattr(files.secrets, "token_hex", lambda _: "0")
-    name, precious = files._unused(tmp_path), tmp_path / "precious"
+    monkeypatch.setattr(own.secrets, "token_hex", lambda _: "0")
+    name, precious = own.unused(tmp_path), tmp_path / "precious"
     precious.write_text("x")
     if planted == "file":
         name.write_text("x")
@@ -110,7 +111,7 @@ def test_what_has_the_temporary_name_stays(planted, tmp_path, monkeypatch):
 
 
 def test_two_temporary_names_differ(tmp_path):
-    assert len({files._unused(tmp_path) for _ in range(100)}) == 100 and len(files._unused(tmp_path).name) < 30
+    assert len({own.unused(tmp_path) for _ in range(100)}) == 100 and len(own.unused(tmp_path).name) < 30
 
 
 def test_a_link_is_written_through(tmp_path):

@@ -449,42 +449,6 @@ def test_names():
     assert engines.get("auto").name != "reference"
 
 
-class Stand:
-    """An engine that draws nothing, and its module."""
-
-    EMULATED = False
-
-    def __init__(self, name):
-        self.name, self.of_machine, self.of_job = name, None, None
-
-    def __call__(self, **options):
-        return self
-
-    def make(self, **options):
-        return self
-
-    def why_not(self, job=None):
-        return self.of_job if job else self.of_machine
-
-
-def test_auto_is_the_fastest_that_can(monkeypatch):
-    stands = {name: Stand(name) for name in engines.NAMES}
-    monkeypatch.setattr(engines, "_module", stands.__getitem__)
-    assert engines.get("auto").name == engines.NAMES[-1]
-    stands["cuda"].of_machine = "not today"
-    assert engines.get("auto").name == engines.NAMES[-2]
-    stands["triton"].EMULATED = True
-    assert engines.get("auto").name == "cpp"
-    stands["cpp"].of_job = "not this one"
-    assert engines.get("auto").name == "cpp" and engines.get("auto", job=object()).name == "torch"
-    with pytest.raises(SpxError, match="cpp cannot run here: not this one"):
-        engines.get("cpp", job=object())
-    for stand in stands.values():
-        stand.of_job = "never"
-    with pytest.raises(SpxError, match="none can draw this: never"):
-        engines.get("auto", job=object())
-
-
 def test_unknown_engine():
     with pytest.raises(SpxError, match=r"^engine: expected auto, reference, torch, .*, got 'fast'"):
         engines.get("fast")

@@ -15,7 +15,7 @@ from spxcore import Given, Job, Logistics, engines
 from spxcore.engines.torch_raster import Activations, WholeNetwork
 from spxcore.feeds import Pixels, unit_levels
 from spxcore.plan import plan_at
-from spxcore.plan.reach import first_row, latest_pixel
+from spxcore.plan.reach import first_row, latest_pixel, macs_ahead
 from spxcore.schedules import Raster
 
 
@@ -96,6 +96,20 @@ def test_images_are_drawn_together_as_far_as_the_memory_goes(monkeypatch):
     of = Activations(whole, task, canvas, np.arange(1)).values
     places = {seen: tensor[:, :-1].numel() for seen, tensor in of.items()}
     assert whole.bytes_an_image == 4 * sum(places.values())
+
+
+def test_what_runs_ahead_of_a_row_is_counted():
+    """Against every pair of a place and a pixel that it depends on."""
+    plan = plan_at(streams_job(6, 5).network.graph, 6, 5, fold=False).cone(range(30))
+    pixels, ahead = {n: [set(np.flatnonzero(p)) for p in on] for n, on in plan.dependencies().items()}, 0
+    first = first_row(plan)
+    for stage in plan.stages:
+        for (row, source, place, _), macs in zip(stage.taps.tolist(), stage.tap_macs()):
+            to = int(stage.places[row])
+            drawn_rows = {p // 5 for p in pixels[stage.output][to]} or {-1}
+            own = max(drawn_rows) if max(drawn_rows) == first[stage.output][to] else max(drawn_rows) + 1
+            ahead += int(macs) * all(p // 5 < own for p in pixels[stage.sources[source].value][place])
+    assert macs_ahead(plan) == ahead < plan.macs()
 
 
 def test_bf16_is_not_for_whole_images():

@@ -26,6 +26,7 @@ from spxcore import Canvas, Given, Job, Logistics, Network, Sampling, Softmax, S
 from spxcore.engines import triton
 from spxcore.engines.torch_feeds import window_inputs
 from spxcore.feeds import Pixels, Places, Planes, unit_levels
+from spxcore.gpus import Driver
 from spxcore.kernels import heads, launch, tables, windows
 from spxcore.kernels.launch import HeadShape, Images, OnDevice
 from spxcore.kernels.tables import ALIGN, network_layout, padded
@@ -749,7 +750,7 @@ def test_memory_that_torch_keeps_counts_as_free(monkeypatch):
 
 def test_without_a_gpu_it_says_so(monkeypatch):
     monkeypatch.setattr(triton, "EMULATED", False)
-    monkeypatch.setattr(triton, "_devices", lambda: 0)
+    monkeypatch.setattr(triton, "driver", lambda: Driver("", ()))
     with pytest.raises(
         SpxError, match=r"^engine: triton cannot run here: there is no NVIDIA GPU, or no driver for it, on this machine"
     ):

@@ -25,6 +25,7 @@ class PixelCNNpp(Model):
     Config = NetworkConfig
     Settings = settings.Settings
     Training = f"{__name__}.training.PixelCNNppTraining"
+    exact = True
     presets = settings.PRESETS
 
     def networks(self, config: NetworkConfig) -> dict[str, Walk]:

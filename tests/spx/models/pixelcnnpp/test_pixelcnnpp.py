@@ -1,6 +1,8 @@
 """PixelCNN++: its network and Spatial's are one, its classes, its scores, its training. `test_conformance.py` has the rest."""
 
 import functools
+import json
+import math
 
 import numpy as np
 import pytest
@@ -11,6 +13,8 @@ from walks import spread
 
 import spx
 from spx.checkpoints import read_checkpoint
+from spx.cli.plan import main as plan_main
+from spx.cli.score import main as score_main
 from spx.models import registry
 from spx.models.model import Checkpoint
 from spx.models.pixelcnnpp import MODEL
@@ -120,6 +124,8 @@ def test_a_score_is_that_of_the_image_whatever_its_class(channels):
     images = g.integers(0, 256, (5, 6, 7, channels), np.uint8)
     expected = -np.logaddexp.reduce(joint(of, images), axis=1) / np.log(2) / images[0].size
     np.testing.assert_allclose(spx.Sampler(of).score(images).bits, expected, rtol=1e-5)
+    whole = MODEL.bits(of, images)
+    assert (whole.prior, whole.bound) == ("none", pytest.approx(expected.mean(), rel=1e-5))  # no upper bound
     plain = checkpoint(classes=0)
     assert plain.model.paid_codes(plain, images, None)[0] is None
 
@@ -146,6 +152,34 @@ def test_a_completion_is_of_the_class_that_its_given_pixels_look_like():
     np.testing.assert_allclose(found, p, atol=0.08)
     done = sampler.complete(image, mask, n=3, seed=2)
     assert (done[:, :3] == image[0, :3]).all() and len(np.unique(done[:, 3:], axis=0)) == 3
+
+
+def test_the_command_calls_a_score_exact(tmp_path, capsys):
+    of = checkpoint()
+    of.write(tmp_path / "of")
+    np.save(tmp_path / "two.npy", np.random.default_rng(1).integers(0, 256, (2, 6, 6), np.uint8))
+    assert score_main([str(tmp_path / "two.npy"), "--checkpoint", str(tmp_path / "of")]) == 0
+    assert "bits per dimension" in (out := capsys.readouterr().out) and "bound" not in out and "code" not in out
+
+
+def test_the_plan_of_whole_images(tmp_path, capsys):
+    """Every weight stands once in the figures. The multiply-adds are counted from the torch module's convolutions, but for the padding."""
+    of = checkpoint(side=8, classes=0)
+    of.write(tmp_path / "of")
+    assert plan_main([str(tmp_path / "of"), "--json"]) == 0
+    figures = json.loads(capsys.readouterr().out)
+    kernels = {
+        name: shape for name, shape in shapes_of(MODEL.networks(of.config)["network"]).items() if name.endswith(".v")
+    }
+    ones = sum(
+        kernels[name][0] * kernels[name][2] * kernels[name][3] for name in kernels if "_in" in name.split(".")[0]
+    )
+    assert figures["weights"] == sum(map(math.prod, kernels.values())) - ones  # on the channel of ones: biases
+    assert figures["macs"]["image"] == sum(stage["macs"] for stage in figures["stages"])
+    assert figures["macs"]["image"] == figures["macs"]["ahead"] + figures["macs"]["in_rows"]
+    assert 0.6 < figures["macs"]["ahead"] / figures["macs"]["image"] < 0.9
+    assert plan_main([str(tmp_path / "of")]) == 0
+    assert "whole images of 8x8 pixels" in capsys.readouterr().out
 
 
 # ---- training --------------------------------------------------------------------------------------------------------

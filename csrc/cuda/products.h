@@ -248,7 +248,7 @@ SPX_DEVICE void tile(const Block& block, const NetView& net, const Product& prod
 // Runs all products of a part. The caller must sync the block before reading results; the first product syncs by
 // itself. The network and the windows are copied into registers: no store can change them.
 template <Precision P, Space S>
-SPX_DEVICE_CALL void run_part_in(const Block& block, const NetView& network, int part, const Windows& given) {
+SPX_DEVICE_CALL void run_part(const Block& block, const NetView& network, int part, const Windows& given) {
   const NetView net = network;
   const Windows windows = given;
   const int warps = block.warps();
@@ -278,16 +278,6 @@ SPX_DEVICE_CALL void run_part_in(const Block& block, const NetView& network, int
       }
     }
     turn = (turn + tiles) % warps;
-  }
-}
-
-// The same, wherever the arenas are.
-template <Precision P>
-SPX_DEVICE void run_part(const Block& block, const NetView& net, int part, const Windows& windows) {
-  if (is_shared(windows.arena)) {
-    run_part_in<P, Space::shared>(block, net, part, windows);
-  } else {
-    run_part_in<P, Space::global>(block, net, part, windows);
   }
 }
 

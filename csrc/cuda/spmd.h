@@ -68,7 +68,6 @@ SPX_DEVICE void post(Counter* counter, Counter value) { *static_cast<volatile Co
 SPX_DEVICE Counter take(Counter* counter) { return atomicAdd(counter, 1ull); }
 SPX_DEVICE void pause() { __nanosleep(40); }
 
-SPX_DEVICE bool is_shared(const float* p) { return __isShared(p); }
 // The compiler may use instructions of the space for what is reached through p.
 template <Space S>
 SPX_DEVICE void assume_in(const void* p) {
@@ -176,7 +175,6 @@ inline void post(Counter* counter, unsigned long long value) { counter->store(va
 inline unsigned long long take(Counter* counter) { return counter->fetch_add(1, std::memory_order_relaxed); }
 inline void pause() { std::this_thread::yield(); }
 
-inline bool is_shared(const float*) { return true; }
 template <Space>
 inline void assume_in(const void*) {}
 

@@ -98,7 +98,7 @@ def pack(block: np.ndarray, pairs: bool, precision: str) -> np.ndarray:
     chunks, tiles = -(-words.shape[0] // CHUNK_WORDS), -(-words.shape[1] // TILE_COLUMNS)
     full = np.zeros((chunks * CHUNK_WORDS, tiles * TILE_COLUMNS), np.uint32)
     full[: words.shape[0], : words.shape[1]] = words
-    if precision == "fp32":  # [chunk][tile][pair of words][pair of columns][2][2]: lanes with the same columns read the same
+    if precision == "fp32":  # [chunk][tile][pair of words][pair of columns][2][2]
         full = full.reshape(chunks, CHUNK_WORDS // 2, 2, tiles, TILE_COLUMNS // 2, 2)
         return full.transpose(0, 3, 1, 4, 2, 5).reshape(chunks, tiles, 128)
     # [chunk][tile][lane][4]. Lane 4 column + k holds words k, 4 + k, 8 + k, 12 + k: the fragments of B of two products.

@@ -119,6 +119,10 @@ CUDA = [
         "products: the next weights", "run_part", "fp32",
         replaced(r"ld\.global\.nc\.v4\.u32 (\{[^}]*\}), \[(%\w+)\]", r"ld.global.nc.v4.u32 \1, [\2+16]"),
     ),
+    Fault(
+        "products: a missing tap reads what is there", "run_part", "fp32",
+        replaced(r"selp\.f32\s+(%\w+), (%\w+), 0f00000000, %\w+;", r"mov.f32 \1, \2;"),
+    ),
     Fault("products: no absolute value before exp", "run_part", "fp32", replaced(r"abs\.f32", "neg.f32")),
     Fault("products: the code, residuals and elu's 1 with the other sign", "run_part", "fp32", replaced(r"add\.rn\.f32", "sub.f32")),
     Fault(

@@ -117,7 +117,7 @@ versions() {
   nvidia-smi --query-gpu=name,driver_version,memory.total,clocks.max.sm,power.limit --format=csv
   nvcc --version | tail -n 2
   "$python" --version
-  for name in torch triton numpy pybind11 pytest; do
+  for name in torch triton numpy setuptools pybind11 pytest; do
     "$python" -c "import importlib.metadata as m; print('$name', m.version('$name'))" 2>&1 | tail -n 1
   done
 }

@@ -9,7 +9,7 @@
 namespace spx {
 
 // Of what crosses from Python: these tables, and the fields of jobs and options. spxcore/native.py has the same number.
-constexpr int VERSION = 2;
+constexpr int VERSION = 3;
 
 // Sums a row of numbers at one place, and finishes it or leaves the sum for a later op.
 struct Op {
@@ -123,7 +123,8 @@ struct Product {
   int32_t weights;        // first word, [chunks][tiles][words of a tile]
   int32_t chunks;         //
   int32_t kinds;          // chunk q has kinds[kinds + q] words, plus a flag for fp32 numbers rather than pairs
-  int32_t sources;        // place r's chunk q begins at word sources[sources + q * places + r] of the arena, -1: zeros
+  int32_t sources;        // place r's chunk q begins at word sources[sources + q * places + r] of the arena; ~word: it
+                          // reads zeros, and another place reads that word
   int32_t columns;        // numbers summed at a place; before a gate a_0, b_0, a_1, b_1 ...
   int32_t gate;           // as of Op
   int32_t sync;           // it reads what products before it wrote, or writes what they read

@@ -31,7 +31,7 @@ __device__ Windows windows_of(const Memory& memory, char* shared) {
   return {arena, memory.stride, memory.windows, nullptr, 0};
 }
 
-template <Precision P>
+template <Precision P, Space S>
 __global__ void __launch_bounds__(MOST_THREADS, 1)
     draw_kernel(const __grid_constant__ NetView net, const __grid_constant__ Job job,
                 const __grid_constant__ Shared shared, const __grid_constant__ Memory memory) {
@@ -39,32 +39,33 @@ __global__ void __launch_bounds__(MOST_THREADS, 1)
   const Block block;
   Scratch* scratch = reinterpret_cast<Scratch*>(own);
   float* recent = reinterpret_cast<float*>(own + sizeof(Scratch));
-  Worker<P>(block, net, job, shared, scratch, recent, windows_of(memory, own)).run();
+  Worker<P, S>(block, net, job, shared, scratch, recent, windows_of(memory, own)).run();
 }
 
-template <Precision P>
+template <Precision P, Space S>
 __global__ void __launch_bounds__(MOST_THREADS, 1)
     evaluate_kernel(const __grid_constant__ NetView net, const __grid_constant__ Known known,
                     const __grid_constant__ Memory memory) {
   extern __shared__ __align__(128) char own[];
   const Block block;
-  evaluate<P>(block, net, known, windows_of(memory, own));
+  evaluate<P, S>(block, net, known, windows_of(memory, own));
 }
 
 struct Kernels {
   void (*draw)(NetView, Job, Shared, Memory);
   void (*evaluate)(NetView, Known, Memory);
 };
+template <Space S>
 Kernels kernels_of(Precision precision) {
   switch (precision) {
     case Precision::fp32:
-      return {draw_kernel<Precision::fp32>, evaluate_kernel<Precision::fp32>};
+      return {draw_kernel<Precision::fp32, S>, evaluate_kernel<Precision::fp32, S>};
     case Precision::tf32:
-      return {draw_kernel<Precision::tf32>, evaluate_kernel<Precision::tf32>};
+      return {draw_kernel<Precision::tf32, S>, evaluate_kernel<Precision::tf32, S>};
     case Precision::bf16:
       break;
   }
-  return {draw_kernel<Precision::bf16>, evaluate_kernel<Precision::bf16>};
+  return {draw_kernel<Precision::bf16, S>, evaluate_kernel<Precision::bf16, S>};
 }
 
 int attribute(cudaDeviceAttr what, int device) {
@@ -104,8 +105,7 @@ struct Device::State {
   Memory memory;
   size_t shared_bytes;
 
-  State(CudaTables given, Options wanted)
-      : tables(std::move(given)), options(wanted), kernels(kernels_of(tables.precision)), arrays(stream) {
+  State(CudaTables given, Options wanted) : tables(std::move(given)), options(wanted), arrays(stream) {
     net = tables.view([this](const auto& table) { return arrays.copy(table.data(), table.size()); });
     const size_t fixed = tables.fixed_bytes(), arena = sizeof(float) * static_cast<size_t>(tables.words);
     const auto room = static_cast<size_t>(attribute(cudaDevAttrMaxSharedMemoryPerBlockOptin, options.device));
@@ -116,6 +116,7 @@ struct Device::State {
     if (options.warps == 0 || options.warps > MOST_THREADS / 32) options.warps = MOST_THREADS / 32;
     memory = {nullptr, static_cast<int32_t>(fixed), options.windows, tables.words};
     const bool fits = options.windows <= fitting;
+    kernels = fits ? kernels_of<Space::shared>(tables.precision) : kernels_of<Space::global>(tables.precision);
     shared_bytes = fixed + (fits ? options.windows * arena : 0);
     const int resident = std::min(prepare(reinterpret_cast<const void*>(kernels.draw), room),
                                   prepare(reinterpret_cast<const void*>(kernels.evaluate), room));

@@ -90,11 +90,11 @@ void Emulation::draw(const Job& job, const Report& report) const {
     in_blocks([&](const Block& block, Scratch* scratch, float* recent, const Windows& windows) {
       switch (tables_.precision) {
         case Precision::fp32:
-          return Worker<Precision::fp32>(block, net_, job, shared, scratch, recent, windows).run();
+          return Worker<Precision::fp32, Space::shared>(block, net_, job, shared, scratch, recent, windows).run();
         case Precision::tf32:
-          return Worker<Precision::tf32>(block, net_, job, shared, scratch, recent, windows).run();
+          return Worker<Precision::tf32, Space::shared>(block, net_, job, shared, scratch, recent, windows).run();
         case Precision::bf16:
-          return Worker<Precision::bf16>(block, net_, job, shared, scratch, recent, windows).run();
+          return Worker<Precision::bf16, Space::shared>(block, net_, job, shared, scratch, recent, windows).run();
       }
     });
   });
@@ -108,11 +108,11 @@ void Emulation::evaluate(const Known& known) const {
   in_blocks([&](const Block& block, Scratch*, float*, const Windows& windows) {
     switch (tables_.precision) {
       case Precision::fp32:
-        return cuda::evaluate<Precision::fp32>(block, net_, known, windows);
+        return cuda::evaluate<Precision::fp32, Space::shared>(block, net_, known, windows);
       case Precision::tf32:
-        return cuda::evaluate<Precision::tf32>(block, net_, known, windows);
+        return cuda::evaluate<Precision::tf32, Space::shared>(block, net_, known, windows);
       case Precision::bf16:
-        return cuda::evaluate<Precision::bf16>(block, net_, known, windows);
+        return cuda::evaluate<Precision::bf16, Space::shared>(block, net_, known, windows);
     }
   });
 }

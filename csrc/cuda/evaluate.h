@@ -13,8 +13,8 @@ struct Known {
   float* params;               // [N][T][P], out
 };
 
-// Evaluates the only program of a network, which has no steps.
-template <Precision P>
+// Evaluates the only program of a network, which has no steps. S: where the arenas are.
+template <Precision P, Space S>
 SPX_DEVICE void evaluate(const Block& block, const NetView& net, const Known& known, Windows windows) {
   const ProgramRow program = net.programs[0];
   const int most = windows.count;
@@ -40,7 +40,7 @@ SPX_DEVICE void evaluate(const Block& block, const NetView& net, const Known& kn
         put(1 + net.told[i].input, net.told[i].place, net.told[i].row);
       }
     }
-    run_part<P>(block, net, program.part, windows);
+    run_part<P, S>(block, net, program.part, windows);
     block.sync();
     for (int w = 0; w < windows.count; ++w) {
       const float* arena = windows.arena + w * stride;

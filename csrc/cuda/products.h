@@ -70,47 +70,57 @@ SPX_DEVICE TileRow tile_row(const Product& product, const Windows& windows, int 
   return {window, row - window * product.places, window < windows.count};
 }
 
-// One chunk of a tile's inputs: where they are, and in the tensor cores' precisions their weights.
-template <int MT, int NT>
+// Four weights at a time that a lane reads of a chunk and a tile: in fp32 those of its two columns and of two words, in
+// the other precisions all that it has.
+template <Precision P>
+constexpr int FOURS = P == Precision::fp32 ? CHUNK_WORDS / 2 : 1;
+
+// One chunk of a tile's inputs: where they are, and their weights.
+template <Precision P, int MT, int NT>
 struct Inputs {
   int32_t kind;
-  int32_t source[2 * MT][LOCAL_LANES];  // words of rows g, g + 8, ... of the windows' arenas, -1 for zeros
-  Four weights[NT][LOCAL_LANES];
+  int32_t word[2 * MT][LOCAL_LANES];  // of all arenas, where rows g, g + 8, ... begin; ~word: they read zeros
+  Four weights[NT][FOURS<P>][LOCAL_LANES];
 };
 
 // MT x NT products of [16][inputs] [inputs][8] by one warp. Lane 4 g + t sums columns 2 t and 2 t + 1 of rows g and g +
 // 8 of each, as the tensor cores do. DEPTH chunks are being loaded while one is multiplied: the cache is hundreds of
-// cycles away.
-template <Precision P, int MT, int NT, int DEPTH>
+// cycles away. A lane without a row computes the first one again; no load depends on whether there is something.
+template <Precision P, Space S, int MT, int NT, int DEPTH>
 SPX_DEVICE void tile(const Block& block, const NetView& net, const Product& product, const Windows& windows, Tile at) {
   const int tiles = (product.columns + TILE_COLUMNS - 1) / TILE_COLUMNS, first_tile = at.first_column / TILE_COLUMNS;
+  float* const arenas = windows.arena;
+  assume_in<S>(arenas);
+  assume_in<Space::global>(net.places), assume_in<Space::global>(net.bias);
   block.converge();
 
-  int32_t place[2 * MT][LOCAL_LANES], offset[2 * MT][LOCAL_LANES];  // of the rows; place -1: there is none
+  int32_t place[2 * MT][LOCAL_LANES], offset[2 * MT][LOCAL_LANES];  // of the rows
+  bool there[2 * MT][LOCAL_LANES];
   for (int l = 0; l < LOCAL_LANES; ++l) {
     SPX_UNROLL for (int i = 0; i < 2 * MT; ++i) {
       const TileRow r = tile_row(product, windows, at.first_row + 8 * i + block.lane(l) / 4);
-      place[i][l] = r.there ? r.place : -1;
+      there[i][l] = r.there;
+      place[i][l] = r.there ? r.place : 0;
       offset[i][l] = r.there ? r.window * windows.stride : 0;
     }
   }
-  const auto load = [&](int q, Inputs<MT, NT>& to) {
+  const auto load = [&](int q, Inputs<P, MT, NT>& to) {
     to.kind = load_index(net.kinds + product.kinds + q);
+    const int32_t* sources = net.sources + product.sources + q * product.places;
     for (int l = 0; l < LOCAL_LANES; ++l) {
       SPX_UNROLL for (int i = 0; i < 2 * MT; ++i) {
-        const int32_t* sources = net.sources + product.sources + q * product.places;
-        to.source[i][l] = place[i][l] < 0 ? -1 : load_index(sources + place[i][l]);
+        const int32_t source = load_index(sources + place[i][l]);
+        to.word[i][l] = source < 0 ? source - offset[i][l] : source + offset[i][l];
       }
-      if constexpr (P != Precision::fp32) {
-        SPX_UNROLL for (int j = 0; j < NT; ++j) {
-          const int number = first_tile + j < tiles ? first_tile + j : tiles - 1;
-          to.weights[j][l] =
-              load_four(net.weights + product.weights + (q * tiles + number) * TILE_WORDS + 4 * block.lane(l));
-        }
+      const int lane = P == Precision::fp32 ? block.lane(l) % 4 : block.lane(l);
+      SPX_UNROLL for (int j = 0; j < NT; ++j) {
+        const int number = first_tile + j < tiles ? first_tile + j : tiles - 1;
+        const uint32_t* of_tile = net.weights + product.weights + (q * tiles + number) * TILE_WORDS + 4 * lane;
+        SPX_UNROLL for (int f = 0; f < FOURS<P>; ++f) to.weights[j][f][l] = load_four(of_tile + 16 * f);
       }
     }
   };
-  Inputs<MT, NT> inputs[DEPTH];
+  Inputs<P, MT, NT> inputs[DEPTH];
   SPX_UNROLL for (int d = 0; d < DEPTH; ++d) {
     if (d < product.chunks) load(d, inputs[d]);
   }
@@ -120,14 +130,13 @@ SPX_DEVICE void tile(const Block& block, const NetView& net, const Product& prod
   for (int l = 0; l < LOCAL_LANES; ++l) {
     const int t = block.lane(l) % 4;
     SPX_UNROLL for (int i = 0; i < 2 * MT; ++i) {
-      const bool there = place[i][l] >= 0;
-      const Place& row = net.places[product.place + (there ? place[i][l] : 0)];
-      const float* arena = windows.arena + offset[i][l];
+      const Place row = net.places[product.place + place[i][l]];
+      const float* arena = arenas + offset[i][l];
       const float* code = windows.code + (offset[i][l] > 0 ? offset[i][l] / windows.stride * windows.code_stride : 0);
       SPX_UNROLL for (int j = 0; j < 2 * NT; ++j) {
         const int column = at.first_column + TILE_COLUMNS * (j / 2) + 2 * t + j % 2;
         float start = 0.0f;
-        if (there && column < product.columns) {
+        if (there[i][l] && column < product.columns) {
           if (row.partial_in >= 0) {
             start = arena[row.partial_in + column];
           } else {
@@ -145,37 +154,38 @@ SPX_DEVICE void tile(const Block& block, const NetView& net, const Product& prod
     SPX_UNROLL for (int d = 0; d < DEPTH; ++d) {
       const int q = begin + d;
       if (q < product.chunks) {
-        const Inputs<MT, NT>& now = inputs[d];
+        const Inputs<P, MT, NT>& now = inputs[d];
         const int words = now.kind & ~RAW;
         const bool raw = now.kind & RAW;
-        if constexpr (P == Precision::fp32) {
-          const uint32_t* weights = net.weights + product.weights + q * tiles * TILE_WORDS;
-          for (int l = 0; l < LOCAL_LANES; ++l) {
-            for (int k = 0; k < words; ++k) {
-              float x[2 * MT];
-              SPX_UNROLL for (int i = 0; i < 2 * MT; ++i) {
-                x[i] = now.source[i][l] < 0 ? 0.0f : windows.arena[offset[i][l] + now.source[i][l] + k];
-              }
-              SPX_UNROLL for (int j = 0; j < 2 * NT; ++j) {
-                if (first_tile + j / 2 >= tiles) continue;
-                const uint32_t* of_tile = weights + (first_tile + j / 2) * TILE_WORDS + k * TILE_COLUMNS;
-                const float w = load_weight(of_tile + block.lane(l) % 4 * 2 + j % 2);
-                SPX_UNROLL for (int i = 0; i < 2 * MT; ++i) {
-                  float& sum = acc[i / 2][j / 2][i % 2 * 2 + j % 2][l];
-                  sum = fmaf(x[i], w, sum);
+        // Number k of a row's chunk; what is beyond the last word meets weights that are zero, but may be no number.
+        const auto number = [&](int i, int k, int l) {
+          const int32_t word = now.word[i][l];
+          const float x = arenas[(word < 0 ? ~word : word) + (k < words ? k : words - 1)];
+          const bool nothing = (word < 0) | (k >= words);  // `||` would make the load wait for a branch
+          return nothing ? 0.0f : x;
+        };
+        constexpr int STEP = P == Precision::fp32 ? 4 : 8;  // words at a time
+        SPX_UNROLL for (int first = 0; first < CHUNK_WORDS; first += STEP) {
+          if (first >= words) continue;
+          if constexpr (P == Precision::fp32) {
+            for (int l = 0; l < LOCAL_LANES; ++l) {
+              SPX_UNROLL for (int k = first; k < first + STEP; ++k) {
+                float x[2 * MT];
+                SPX_UNROLL for (int i = 0; i < 2 * MT; ++i) x[i] = number(i, k, l);
+                SPX_UNROLL for (int j = 0; j < 2 * NT; ++j) {
+                  const float w = float_of(now.weights[j / 2][k / 2][l].at[k % 2 * 2 + j % 2]);
+                  SPX_UNROLL for (int i = 0; i < 2 * MT; ++i) {
+                    float& sum = acc[i / 2][j / 2][i % 2 * 2 + j % 2][l];
+                    sum = fmaf(x[i], w, sum);
+                  }
                 }
               }
             }
-          }
-        } else {
-          SPX_UNROLL for (int half = 0; half < 2; ++half) {
-            if (8 * half >= words) continue;
+          } else {
             uint32_t a[MT][4][LOCAL_LANES], rest[MT][4][LOCAL_LANES];
             for (int l = 0; l < LOCAL_LANES; ++l) {
               SPX_UNROLL for (int i = 0; i < 4 * MT; ++i) {
-                const int k = 8 * half + i % 4 / 2 * 4 + block.lane(l) % 4, which = i / 4 * 2 + i % 2;
-                const int32_t source = now.source[which][l];
-                const float x = source < 0 || k >= words ? 0.0f : windows.arena[offset[which][l] + source + k];
+                const float x = number(i / 4 * 2 + i % 2, first + i % 4 / 2 * 4 + block.lane(l) % 4, l);
                 uint32_t& word = a[i / 4][i % 4][l];
                 word = bits_of(x);
                 if (raw) {
@@ -187,7 +197,7 @@ SPX_DEVICE void tile(const Block& block, const NetView& net, const Product& prod
             SPX_UNROLL for (int j = 0; j < NT; ++j) {
               uint32_t b[2][LOCAL_LANES];
               for (int l = 0; l < LOCAL_LANES; ++l) {
-                b[0][l] = now.weights[j][l].at[2 * half], b[1][l] = now.weights[j][l].at[2 * half + 1];
+                b[0][l] = now.weights[j][0][l].at[first / 4], b[1][l] = now.weights[j][0][l].at[first / 4 + 1];
               }
               SPX_UNROLL for (int i = 0; i < MT; ++i) {
                 multiply<P == Precision::bf16>(acc[i][j], a[i], b);
@@ -207,9 +217,9 @@ SPX_DEVICE void tile(const Block& block, const NetView& net, const Product& prod
   for (int l = 0; l < LOCAL_LANES; ++l) {
     const int t = block.lane(l) % 4;
     SPX_UNROLL for (int i = 0; i < 2 * MT; ++i) {
-      if (place[i][l] < 0) continue;
-      const Place& row = net.places[product.place + place[i][l]];
-      float* arena = windows.arena + offset[i][l];
+      if (!there[i][l]) continue;
+      const Place row = net.places[product.place + place[i][l]];
+      float* arena = arenas + offset[i][l];
       SPX_UNROLL for (int j = 0; j < NT; ++j) {
         const int column = at.first_column + TILE_COLUMNS * j + 2 * t;
         const float first = acc[i / 2][j][i % 2 * 2][l], second = acc[i / 2][j][i % 2 * 2 + 1][l];
@@ -237,7 +247,7 @@ SPX_DEVICE void tile(const Block& block, const NetView& net, const Product& prod
 
 // Runs all products of a part. The caller must sync the block before reading results; the first product syncs by
 // itself. The network and the windows are copied into registers: no store can change them.
-template <Precision P>
+template <Precision P, Space S>
 SPX_DEVICE_CALL void run_part(const Block& block, const NetView& network, int part, const Windows& given) {
   const NetView net = network;
   const Windows windows = given;
@@ -260,10 +270,11 @@ SPX_DEVICE_CALL void run_part(const Block& block, const NetView& network, int pa
     for (mine += mine < 0 ? warps : 0; mine < tiles; mine += warps) {
       if (large) {
         const int i = mine / pairs_across, j = mine - i * pairs_across;
-        tile<P, 2, 2, 2>(block, net, product, windows, {2 * TILE_ROWS * i, 2 * TILE_COLUMNS * j});
+        tile<P, S, 2, 2, P == Precision::fp32 ? 1 : 2>(block, net, product, windows,
+                                                       {2 * TILE_ROWS * i, 2 * TILE_COLUMNS * j});
       } else {
         const int i = mine / across, j = mine - i * across;
-        tile<P, 1, 1, 4>(block, net, product, windows, {TILE_ROWS * i, TILE_COLUMNS * j});
+        tile<P, S, 1, 1, P == Precision::fp32 ? 1 : 4>(block, net, product, windows, {TILE_ROWS * i, TILE_COLUMNS * j});
       }
     }
     turn = (turn + tiles) % warps;

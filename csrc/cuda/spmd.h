@@ -26,6 +26,9 @@
 
 namespace spx::cuda {
 
+// Where memory is: a block's own, or that of all blocks.
+enum class Space { shared, global };
+
 #ifdef __CUDACC__
 
 constexpr int LOCAL_LANES = 1;
@@ -65,6 +68,16 @@ SPX_DEVICE void post(Counter* counter, Counter value) { *static_cast<volatile Co
 SPX_DEVICE Counter take(Counter* counter) { return atomicAdd(counter, 1ull); }
 SPX_DEVICE void pause() { __nanosleep(40); }
 
+// The compiler may use instructions of the space for what is reached through p.
+template <Space S>
+SPX_DEVICE void assume_in(const void* p) {
+  if constexpr (S == Space::shared) {
+    __builtin_assume(__isShared(p));
+  } else {
+    __builtin_assume(__isGlobal(p));
+  }
+}
+
 SPX_DEVICE uint32_t bits_of(float x) { return __float_as_uint(x); }
 SPX_DEVICE float float_of(uint32_t bits) { return __uint_as_float(bits); }
 
@@ -76,7 +89,6 @@ SPX_DEVICE Four load_four(const uint32_t* from) {
   const uint4 four = __ldg(reinterpret_cast<const uint4*>(from));
   return {{four.x, four.y, four.z, four.w}};
 }
-SPX_DEVICE float load_weight(const uint32_t* from) { return __uint_as_float(__ldg(from)); }
 SPX_DEVICE int32_t load_index(const int32_t* from) { return __ldg(from); }
 
 // bf16 of both, the first in the lower half.
@@ -163,6 +175,9 @@ inline void post(Counter* counter, unsigned long long value) { counter->store(va
 inline unsigned long long take(Counter* counter) { return counter->fetch_add(1, std::memory_order_relaxed); }
 inline void pause() { std::this_thread::yield(); }
 
+template <Space>
+inline void assume_in(const void*) {}
+
 inline uint32_t bits_of(float x) {
   uint32_t bits;
   memcpy(&bits, &x, 4);
@@ -178,7 +193,6 @@ struct Four {
   uint32_t at[4];
 };
 inline Four load_four(const uint32_t* from) { return {{from[0], from[1], from[2], from[3]}}; }
-inline float load_weight(const uint32_t* from) { return float_of(*from); }
 inline int32_t load_index(const int32_t* from) { return *from; }
 
 inline uint32_t to_bf16(float x) {

@@ -62,7 +62,7 @@ void check_product(const CudaTables& t, const Product& product, bool packed) {
     check_that(count >= 1 && count <= CHUNK_WORDS, "kinds", "1 to 16, or 256 more", t.kinds[product.kinds + q]);
     for (int32_t r = 0; r < product.places; ++r) {
       const int32_t source = t.sources[product.sources + static_cast<int64_t>(q) * product.places + r];
-      if (source != -1) within("sources", source, count, t.words);
+      within("sources", source < 0 ? ~source : source, count, t.words);
     }
   }
 }

@@ -27,8 +27,8 @@ struct Scratch {
   int32_t go;    // the leader's word that the drawing goes on
 };
 
-// Draws rows of images until there are none.
-template <Precision P>
+// Draws rows of images until there are none. S: where the arenas are.
+template <Precision P, Space S>
 class Worker {
  public:
   // job: with U z as its code, [N][L]. recent: [m][C e] in the block's shared memory. windows: as many as the block
@@ -146,7 +146,7 @@ class Worker {
       float* to = windows_.arena + static_cast<int64_t>(w) * windows_.stride + told.row;
       tell(job_, image_, y0, x0 + w, m, net_.inputs[1 + told.input], told.place, to);
     }
-    run_part<P>(block_, net_, program.part, first_windows(0, count));
+    run_part<P, S>(block_, net_, program.part, first_windows(0, count));
   }
 
   // Draws target t of window w, whose first column is x0: the pixel at `column`.
@@ -159,7 +159,7 @@ class Worker {
       if (x >= column) continue;
       for (int c = 0; c < net_.pixel; ++c) arena[pixel.row + c] = recent_[x % m * net_.pixel + c];
     }
-    run_part<STEP_PRECISION<P>>(block_, net_, program.part + 1 + t, first_windows(w, 1));
+    run_part<STEP_PRECISION<P>, S>(block_, net_, program.part + 1 + t, first_windows(w, 1));
     block_.sync();
     const float* params = arena + net_.params[program.params + t];
     if (job_.params) {

@@ -89,12 +89,12 @@ class Auto:
         return self._name or self.chosen().name
 
     def chosen(self, job: Job | None = None) -> Engine:
-        """The engine that will draw a job.
+        """The engine that will draw a job. Of no job it is only likely: a GPU engine is tested when there is something to draw.
 
         Raises:
             SpxError: if none can, saying why.
         """
-        engine = next(self._able(job), None)
+        engine = next(self._able(job, test=job is not None), None)
         if engine is None:
             reasons = [f"{', '.join(names)}: {reason}" for reason, names in self._reasons.items()]
             raise SpxError(f"engine: none can draw this: {'; '.join(reasons)}")
@@ -164,17 +164,17 @@ class Auto:
         self._failed.add(engine.name)
         return True
 
-    def _able(self, job: Job | None) -> Iterator[Engine]:
-        """Engines that can draw a job, in order; each is looked at when it is asked for."""
+    def _able(self, job: Job | None, test: bool = True) -> Iterator[Engine]:
+        """Engines that can draw a job, in order; each is looked at when it is asked for. test: GPU engines have to be trusted."""
         self._reasons = {}
         for name in order(job, self.threads):
-            found = self._engine(name, job)
+            found = self._engine(name, job, test)
             if not isinstance(found, str):
                 yield found
             elif found:
                 self._reasons.setdefault(found, []).append(name)
 
-    def _engine(self, name: str, job: Job | None) -> Engine | str:
+    def _engine(self, name: str, job: Job | None, test: bool) -> Engine | str:
         """An engine, or why it is passed over; "" for an engine that this machine does not have."""
         from . import _module, emulated, why_not
 
@@ -188,7 +188,9 @@ class Auto:
                 made = _module(name).make(precision=self.precision, threads=self.threads, device=device)
                 self._made[name, device] = made
             engine = self._made[name, device]
-            reason = why_not_trusted(name, self.precision, device) if name in STARTUP else None
+            if self.precision != "fp32" and getattr(getattr(engine, "device", None), "type", "") == "cpu":
+                return f"on a processor {self.precision} takes PyTorch longer than fp32"
+            reason = why_not_trusted(name, self.precision, device) if test and name in STARTUP else None
             reason = reason or (engine.why_not(job) if job else None)
         except SpxError as error:
             return str(error)

@@ -54,7 +54,7 @@ class Products:
         products: `PRODUCT` [n].
         places: `PLACE` [n].
         kinds: int32, a chunk's words, plus RAW.
-        sources: int32, arena words, -1 for zeros.
+        sources: int32, arena words; ~word for zeros, of a word that another place of the product reads there.
         weights: uint32 [chunks][tiles][128] a product, packed; products whose weights are the same have them together.
         bias, code: float32 [n] and [Z, L].
         pixels, told: `PIXEL` [n], `TOLD` [n].
@@ -98,8 +98,9 @@ def pack(block: np.ndarray, pairs: bool, precision: str) -> np.ndarray:
     chunks, tiles = -(-words.shape[0] // CHUNK_WORDS), -(-words.shape[1] // TILE_COLUMNS)
     full = np.zeros((chunks * CHUNK_WORDS, tiles * TILE_COLUMNS), np.uint32)
     full[: words.shape[0], : words.shape[1]] = words
-    if precision == "fp32":  # [chunk][tile][word][column]
-        return full.reshape(chunks, CHUNK_WORDS, tiles, TILE_COLUMNS).transpose(0, 2, 1, 3).reshape(chunks, tiles, 128)
+    if precision == "fp32":  # [chunk][tile][pair of words][pair of columns][2][2]
+        full = full.reshape(chunks, CHUNK_WORDS // 2, 2, tiles, TILE_COLUMNS // 2, 2)
+        return full.transpose(0, 3, 1, 4, 2, 5).reshape(chunks, tiles, 128)
     # [chunk][tile][lane][4]. Lane 4 column + k holds words k, 4 + k, 8 + k, 12 + k: the fragments of B of two products.
     full = full.reshape(chunks, 4, 4, tiles, TILE_COLUMNS)
     return full.transpose(0, 3, 4, 2, 1).reshape(chunks, tiles, 128)
@@ -213,8 +214,10 @@ class _Builder:
         sources = self.sources.length
         for key, of_key in zip(keys, blocks_words):
             first = np.array([mine.get(key, -1) for mine in slots])
+            # What a place without this tap loads, and does not use: a word that is ready by then.
+            ready = first.max()
             for i in range(len(of_key)):
-                self.sources.add(np.where(first < 0, -1, first + i * CHUNK_WORDS))
+                self.sources.add(np.where(first < 0, ~(ready + i * CHUNK_WORDS), first + i * CHUNK_WORDS))
         places = np.zeros(len(ops), PLACE)
         for name in PLACE.names or ():
             places[name] = ops[name]

@@ -120,9 +120,13 @@ def table_digests() -> dict[str, str]:
         found |= program_digests(name, image_plan, lambda plan, packed: [full_program(plan, packed)])
     for precision in PRECISIONS:
         p = window_products(plan, precision)
+        # When the hashes were recorded, -1 was a source of zeros, and fp32 weights stood word by word.
+        sources, weights = np.maximum(p.sources, -1), p.weights
+        if precision == "fp32":
+            weights = np.ascontiguousarray(weights.reshape(-1, 8, 4, 2, 2).swapaxes(2, 3)).ravel()
         parts = (
-            np.int64(p.words), first(p.programs, 8), p.parts, first(p.products, 9), first(p.places, 7), p.kinds, p.sources,
-            p.weights, p.bias, p.code, first(p.pixels, 2), first(p.told, 3), p.params,
+            np.int64(p.words), first(p.programs, 8), p.parts, first(p.products, 9), first(p.places, 7), p.kinds, sources,
+            weights, p.bias, p.code, first(p.pixels, 2), first(p.told, 3), p.params,
         )  # fmt: skip
         found[f"cuda/{precision}"] = digest(*parts)
     for name, blocks in (("a GPU", Blocks()), ("the interpreter", INTERPRETER)):

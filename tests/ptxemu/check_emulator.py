@@ -80,6 +80,8 @@ def bits(x: float) -> int:
         ("redux.sync.max.s32 %r4, %r0, 0xffffffff;", (), 31),
         ("setp.ltu.f32 %p1, %r5, %r6; selp.b32 %r4, 1, 0, %p1;", (bits(float("nan")), bits(7.0)), 1),
         ("setp.ne.f32 %p1, %r5, %r6; selp.b32 %r4, 1, 0, %p1;", (bits(float("nan")), bits(7.0)), 0),
+        ("isspacep.shared %p1, %d1; selp.b32 %r4, 1, 0, %p1;", (), 0),
+        ("{ .reg .b64 %g; cvta.shared.u64 %g, 0; isspacep.shared %p1, %g; } selp.b32 %r4, 1, 0, %p1;", (), 1),
         ("shfl.sync.up.b32 %r4, %r0, 31, 0, -1;", (), 0),
         ("shfl.sync.bfly.b32 %r4, %r0, 5, 31, -1;", (), 5),
         ("shfl.sync.idx.b32 %r4, %r0, 9, 31, -1;", (), 9),

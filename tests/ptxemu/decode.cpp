@@ -257,6 +257,10 @@ struct Parser::Decoder {
     const u64 window = has("shared") ? SHARED : has("local") ? LOCAL : has("param") ? PARAMS : 0;
     now.run = shift_address(has("to") ? 0 - window : window);
   }
+  void in_space() {
+    operands({8});
+    now.run = in_shared_memory();
+  }
   void convert_() {
     const string to = parts.size() > 1 ? parts[parts.size() - 2] : "";
     const auto plain = [](const string& t) { return t != "bf16" && t != "f16" && t != "bf16x2" && t != "tf32"; };
@@ -362,6 +366,7 @@ void Parser::Decoder::decode() {
       {"vote", {"sync ballot all any uni pred b32", &D::vote_}},
       {"mov", {WHOLE "pred f32 f64", &D::move_}},
       {"cvta", {"to shared local param global u64", &D::generic_address}},
+      {"isspacep", {"shared", &D::in_space}},
       {"cvt", {WHOLE "u8 s8 f32 f64 bf16x2 tf32 rn rna rzi rmi rpi rni sat ftz", &D::convert_}},
       {"selp", {WHOLE "f32 f64", &D::select_}},
       {"setp",

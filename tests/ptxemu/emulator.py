@@ -86,6 +86,7 @@ def be_the_gpu() -> None:
     spec = importlib.util.spec_from_file_location("spxcore._cuda", module_file())
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
+    assert module.__file__ == str(module_file()), f"{module.__file__} was loaded before"
     sys.modules["spxcore._cuda"] = module
     from spxcore import native
 

@@ -140,6 +140,14 @@ u32 permuted(u32 a, u32 b, u32 c) {
 u32 funnel_left(u32 a, u32 b, u32 c) { return static_cast<u32>((static_cast<u64>(b) << 32 | a) << (c & 31) >> 32); }
 u32 funnel_right(u32 a, u32 b, u32 c) { return static_cast<u32>((static_cast<u64>(b) << 32 | a) >> (c & 31)); }
 
+// isspacep.shared
+void is_shared(Warp& warp, const Instruction& now, u32 mask) {
+  const u64* address = warp.in<u64>(now.in[0]);
+  u32& out = *warp.out<u32>(now.out[0]);
+  for (int lane : Lanes(mask)) out = (out & ~(1u << lane)) | (address[lane] >> 60 == SHARED >> 60) << lane;
+  warp.defined(now.out[0], mask);
+}
+
 }  // namespace
 
 Run integer(const string& name, const string& which, const string& type) {
@@ -175,6 +183,7 @@ Run move(int size) {
 Run select(int size) {
   return size == 2 ? select_of<u16> : size == 4 ? select_of<u32> : size == 8 ? select_of<u64> : nullptr;
 }
+Run in_shared_memory() { return is_shared; }
 Run shift_address(u64 by) {
   if (by == 0) return move(8);
   if (by == SHARED) return lanewise<u64, [](u64 a) { return a + SHARED; }, u64>;

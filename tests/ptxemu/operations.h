@@ -24,6 +24,7 @@ Run float_comparison(const string& how, int bytes);
 Run move(int size);
 Run select(int size);
 Run shift_address(u64 by);
+Run in_shared_memory();  // isspacep
 void convert(Warp&, const Instruction&, u32 mask);
 void convert_to_tf32(Warp&, const Instruction&, u32 mask);
 void pack_bf16(Warp&, const Instruction&, u32 mask);    // the first operand in the upper half

@@ -73,6 +73,12 @@ def mask(where: tuple[str, float] | Path, height: int, width: int) -> np.ndarray
     return y < round(share * height) if side in ("top", "bottom") else x < round(share * width)
 
 
+def unseen(given: np.ndarray) -> bool:
+    """Whether pixels are given that the model draws others before: bool [H, W], in raster order."""
+    drawn = ~given.ravel()
+    return bool(given.ravel()[int(drawn.argmax()) :].any()) if drawn.any() else False
+
+
 def request(arguments: argparse.Namespace, model: Sampler) -> Request:
     """What is to be drawn: new images, or images of files; --n of each file."""
     from ..io.pictures import read_image

@@ -17,6 +17,11 @@ from .command import Command, Work
 if TYPE_CHECKING:
     import numpy as np
 
+# What is said where `unseen` pixels are given.
+UNSEEN = (
+    "note: pixels that are given below or to the right of drawn ones are kept, but the network cannot see them ahead"
+)
+
 # The most files of one command.
 _FILES = 1 << 20
 
@@ -155,7 +160,7 @@ def draw(arguments: argparse.Namespace) -> Work:
     from ..io.pictures import write_images
     from ..signals import Stopped
     from . import options
-    from .request import request
+    from .request import request, unseen
 
     model = load(arguments.checkpoint)
     asked = request(arguments, model)
@@ -164,6 +169,8 @@ def draw(arguments: argparse.Namespace) -> Work:
     out = np.zeros((asked.n, asked.height, asked.width, model.head.channels), np.uint8)
 
     def work() -> str:
+        if asked.given is not None and unseen(asked.given.mask):
+            print(UNSEEN, file=sys.stderr)
         began = time.perf_counter()
         stop: BaseException | None = None
         with _bar(out[..., 0].size, engine.name) as report:

@@ -8,7 +8,8 @@ import pytest
 from helpers import QUICK, digits
 from PIL import Image
 
-from spx.cli.sample import main, parser
+from spx.cli.request import unseen
+from spx.cli.sample import UNSEEN, main, parser
 from spx.request import Request
 
 
@@ -25,7 +26,8 @@ def draw(checkpoint, tmp_path, monkeypatch, capsys):
         )
         out, err = capsys.readouterr()
         if code == 0:
-            assert json.loads(out)["n"] == len(np.load("out.npy")) and err == ""
+            assert json.loads(out)["n"] == len(np.load("out.npy")) and err in ("", UNSEEN + "\n")
+            run.told = err
             return np.load("out.npy")
         assert code == 2 and out == "" and err.startswith("error: ") and err.count("\n") == 1
         return err
@@ -51,6 +53,19 @@ def test_complete(draw, model, where, part):
     np.testing.assert_array_equal(drawn, model.complete(pictures()[:1], mask, seed=3, engine=QUICK))
     np.testing.assert_array_equal(drawn[0][mask], pictures()[0][mask])
     assert (drawn[0] != pictures()[0]).any() == (not mask.all())
+    side, share = where.split(":")
+    assert bool(draw.told) == (side != "top" and float(share) > 0)
+
+
+def test_what_the_network_cannot_see():
+    mask = np.zeros((3, 4), bool)
+    assert not unseen(mask) and not unseen(~mask)
+    mask[0], mask[1, :2] = True, True
+    assert not unseen(mask)
+    for place in ((1, 3), (2, 0), (2, 3)):
+        one = mask.copy()
+        one[place] = True
+        assert unseen(one)
 
 
 def test_complete_by_a_mask_file_and_several(draw, model):

@@ -172,6 +172,16 @@ def test_auto_passes_over_engines_that_lack_an_option(fakes):
         engines.get("auto", BIG, precision="tf32")
 
 
+@pytest.mark.fault("hang", "an hour's wait where bf16 was asked for on a processor that has none")
+def test_pytorch_draws_no_bf16_on_a_processor(monkeypatch):
+    """It takes longer than fp32 there, and whoever asks for bf16 is in a hurry."""
+    monkeypatch.setattr(MODULE("cpp"), "why_not", lambda: "there is no compiler")
+    with pytest.raises(SpxError, match="torch: on a processor bf16 takes PyTorch longer than fp32; reference: "):
+        engines.get("auto", task(), precision="bf16")
+    assert engines.get("auto", task()).name == "torch"
+    assert engines.get("torch", task(), precision="bf16").precision == "bf16"  # by name it does
+
+
 def test_only_a_gpu_engine_that_would_draw_is_tested(fakes, monkeypatch):
     asked = []
 
@@ -184,6 +194,20 @@ def test_only_a_gpu_engine_that_would_draw_is_tested(fakes, monkeypatch):
     assert engines.get("auto", BIG, precision="bf16", device="cuda:1").name == "triton"
     assert asked == [("cuda", "bf16", "cuda:1"), ("triton", "bf16", "cuda:1")]
     assert engines.get("cuda", BIG).name == "cuda" and len(asked) == 2  # whoever names it takes it as it is
+
+
+def test_without_a_job_nothing_is_tested_before_it_draws(fakes, monkeypatch):
+    """A sampler makes its engine once, for small jobs and for large ones."""
+    asked = []
+    monkeypatch.setattr(auto, "why_not_trusted", lambda *how: asked.append(how) or "no")
+    engine = engines.get("auto")
+    assert engine.name == "cuda" and asked == []
+    drawn(engine, task())
+    assert engine.name == "cpp" and asked == []
+    assert engine.why_not(BIG) is None and engine.name == "cpp" and len(asked) == 2
+    _, inputs, code = windows(config(conditioning="spatial"))
+    engine.evaluate(NET, 8, 8, inputs, code)
+    assert engine.name == "cpp" and len(asked) == 4
 
 
 def test_a_driver_that_fails_is_passed_over(fakes, capsys):
@@ -212,7 +236,7 @@ def test_another_engine_goes_on(fakes, whole, error, capsys):
     only(fakes, "cuda", "cpp", "torch")
     fakes["cuda"].error, fakes["cuda"].after = error, 130
     of, engine, told = task(), Auto(device=None), []
-    engine._able = lambda job: iter([fakes["cuda"], fakes["cpp"]])
+    engine._able = lambda job, test=True: iter([fakes["cuda"], fakes["cpp"]])
     canvas = of.canvas()
     engine.draw(of, canvas, told.append)
     assert engine.name == "cpp" and sum(told) == 2 * 9 * 12 and min(told) >= 0
@@ -233,7 +257,7 @@ def test_what_stands_is_not_drawn_again(fakes, whole):
     mask = np.zeros((2, 9, 12), bool)
     mask[0, 8, 3] = mask[1, 2] = True
     fakes["cuda"].error, fakes["cuda"].after = RuntimeError(), 150
-    engine._able = lambda job: iter([fakes["cuda"], fakes["cpp"]])
+    engine._able = lambda job, test=True: iter([fakes["cuda"], fakes["cpp"]])
     draw_cuda = fakes["cuda"].draw
 
     def other(job, canvas, report):
@@ -259,7 +283,7 @@ def test_what_stands_is_not_drawn_again(fakes, whole):
 def test_parameters_are_kept_for_all_pixels(fakes):
     of, engine = task(), Auto()
     fakes["cuda"].error, fakes["cuda"].after = RuntimeError(), 100
-    engine._able = lambda job: iter([fakes["cuda"], fakes["cpp"]])
+    engine._able = lambda job, test=True: iter([fakes["cuda"], fakes["cpp"]])
     np.testing.assert_array_equal(drawn(engine, of, keep=True).params, drawn("torch", of, keep=True).params)
 
 
@@ -274,7 +298,7 @@ class Enough(Exception):
 )  # fmt: skip
 def test_what_is_no_failure_of_an_engine(fakes, name, error, capsys):
     fakes[name].error, engine = error, Auto()
-    engine._able = lambda job: iter([fakes[name], fakes["torch"]])
+    engine._able = lambda job, test=True: iter([fakes[name], fakes["torch"]])
     with pytest.raises(type(error)) as caught:
         drawn(engine, task())
     assert caught.value is error and not fakes["torch"].canvases and not auto._failed_on_gpu
@@ -285,7 +309,7 @@ def test_an_interrupt_that_a_library_hides_is_one(fakes):
     error = RuntimeError("callback failed")
     error.__cause__ = KeyboardInterrupt()
     fakes["cuda"].error, engine = error, Auto()
-    engine._able = lambda job: iter([fakes["cuda"], fakes["torch"]])
+    engine._able = lambda job, test=True: iter([fakes["cuda"], fakes["torch"]])
     with pytest.raises(RuntimeError):
         drawn(engine, task())
     assert not fakes["torch"].canvases

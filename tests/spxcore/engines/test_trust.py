@@ -243,7 +243,7 @@ def test_a_verdict_holds_for_one_machine_and_build(machine, monkeypatch, change)
     assert trust.known("cuda", "fp32") is None
 
 
-@pytest.mark.parametrize("text", ["", "[]", "{}", "null", '{"about": 1, "fault": ""}', "\udcff"])
+@pytest.mark.parametrize("text", ["", "[]", "{}", "null", '{"about": 1, "fault": "", "compared": ""}', "\udcff"])
 def test_a_damaged_verdict_is_none(machine, text):
     of = trust.about("cuda", "fp32", None)
     trust._keep(of, trust.Verdict("", "pixels"))

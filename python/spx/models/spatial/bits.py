@@ -72,10 +72,8 @@ def bits(
             of_chunk = None if maps is None else maps[chunk.start - begin : chunk.stop - begin]
             inputs = {"x": _flat(windows), **windows_of.told(len(levels), of_chunk)}
             code = None if z is None else z[chunk].repeat_interleave(len(windows) // len(levels), 0).numpy()
-            params = torch.from_numpy(engine.evaluate(checkpoint.networks["network"], m, m, inputs, code)).transpose(
-                1, 2
-            )
-            nats = -logistics_log_prob(params.unflatten(2, (m, m)), windows)
+            params = torch.from_numpy(engine.evaluate(checkpoint.networks["network"], m, m, inputs, code))
+            nats = -logistics_log_prob(params.transpose(1, 2).unflatten(2, (m, m)), windows)
             pixel_bits = nats.numpy() / math.log(2) / channels  # [images * windows, m, m]
             for index, of_image in enumerate(np.split(pixel_bits, len(levels)), first):
                 image_bits[index] = of_image.mean(dtype=np.float64)
@@ -108,7 +106,7 @@ class _Windows:
         """What the network is told of the places of every window of n images, given their feature maps [n, M, h, w]."""
         if not self.config.place_inputs:
             return {}
-        y, x = (tuple(end.expand(n, -1) for end in ends) for ends in (self._y, self._x))
+        y, x = ((first.expand(n, -1), last.expand(n, -1)) for first, last in (self._y, self._x))
         told = told_places(self.config.resolutions(), y, x, self._extra.expand(n, -1, -1), maps)
         return {f"places.{k}": _flat(places) for k, places in enumerate(told)}
 

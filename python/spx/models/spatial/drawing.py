@@ -50,13 +50,14 @@ def drawing(checkpoint: Checkpoint, request: Request, evaluate: Evaluate) -> Dra
 
 
 def _code(checkpoint: Checkpoint, request: Request, images: np.ndarray, evaluate: Evaluate) -> np.ndarray:
-    """The code of each image [n, latent]: told; of the picture that is drawn anew; of a class; guessed from given pixels; or any."""
+    """The code of each image [n, latent]: told; of the picture that is drawn anew; of a class; guessed from given pixels, each image's
+    from a draw of its own; or any."""
     if request.code is not None:
         code = np.asarray(request.code, np.float32)
     elif request.source is not None:
         code = codes(checkpoint, request.source, evaluate, request.refine)
     elif request.given is not None and request.label is None:
-        code = guessed(checkpoint, request.given, evaluate)
+        code = guessed(checkpoint, request.given, prior_of(checkpoint).sample(request.seed, images), evaluate)
     else:
         code = prior_of(checkpoint).sample(request.seed, images, request.label)
     return code if len(code) == len(images) else np.repeat(code, len(images), axis=0)
@@ -109,19 +110,22 @@ def feature_maps(checkpoint: Checkpoint, code: np.ndarray, evaluate: Evaluate) -
     return np.ascontiguousarray(found.transpose(0, 2, 1)).reshape(len(code), -1, 2 * size, 2 * size)
 
 
-def guessed(checkpoint: Checkpoint, given: Given, evaluate: Evaluate) -> np.ndarray:
+def guessed(checkpoint: Checkpoint, given: Given, code: np.ndarray, evaluate: Evaluate) -> np.ndarray:
     """Codes of images of which only some pixels are known, [N, latent].
 
     The missing pixels are guessed as the decoder's mean image of the code, and the code anew from the image with the guess, a few
     times (Rezende, Mohamed & Wierstra 2014, appendix F, with means in place of draws).
+
+    Args:
+        given: pixels of N images, or of one for all.
+        code: [N, latent], that it begins with: the same pixels go on in another way from another code.
     """
     config, channels_first = checkpoint.config.vae, (0, 3, 1, 2)
     mask = given.mask[..., None] if np.ndim(given.mask) == 3 else given.mask[None, :, :, None]
     known = resize(to_unit(np.where(mask, given.pixels, np.uint8(0))).transpose(channels_first), config.size)
     share = resize(mask.astype(np.float32).transpose(channels_first), config.size).clip(0, 1)
-    guess = np.full_like(known, -1)
     for _ in range(_GUESSES):
+        guess = _decode(checkpoint, code, evaluate).swapaxes(1, 2).reshape(-1, *known.shape[1:])
         code, _ = _encode(checkpoint, share * known + (1 - share) * guess, evaluate)
         code = np.ascontiguousarray(code)
-        guess = _decode(checkpoint, code, evaluate).swapaxes(1, 2).reshape(known.shape)
     return code

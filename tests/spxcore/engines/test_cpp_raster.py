@@ -52,7 +52,7 @@ def test_cpp_gives_the_same_bits_whoever_draws():
 
 
 def test_cpp_stops_when_it_is_told():
-    stops_when_told(make(threads=1), whole_job(4000, 40, images=1))
+    stops_when_told(make(threads=1), whole_job(4000, 400, images=1))  # many times what a report waits for
 
 
 def test_memory_grows_with_what_is_read_not_with_the_image():

@@ -11,7 +11,7 @@ SOURCES = pyproject.toml setup.py CMakeLists.txt $(shell find csrc -type f)
 CXX_FILES = $(shell find csrc tests/ptxemu -name '*.h' -o -name '*.cpp' -o -name '*.cu')
 
 .DEFAULT_GOAL := help
-.PHONY: help venv draw test robustness lint format bench sanitize sanitize-address sanitize-thread arm64 ptx clean
+.PHONY: help venv draw test package robustness lint format bench sanitize sanitize-address sanitize-thread arm64 ptx clean
 
 help:  ## list the commands
 	@grep -hE '^[a-z0-9]+:.*##' $(MAKEFILE_LIST) | sed -E 's/^([a-z0-9]+):.*## /  make \1\t/' | expand -t 16
@@ -33,7 +33,10 @@ draw: $(VENV)/.installed  ## draw ten digits into digits.png; DRAW="..." for oth
 	$(BIN)/spx-sample $(DRAW)
 
 test: $(VENV)/.developed  ## run the tests
-	$(BIN)/python -m pytest -q -n auto --maxprocesses 8 --dist worksteal tests
+	$(BIN)/python -m pytest -q -n auto --maxprocesses 8 --dist worksteal -m "not package" tests
+
+package: $(VENV)/.developed  ## build the sdist and the wheel from nothing, and look at what is in them
+	$(BIN)/python -m pytest -q -m package tests/project
 
 robustness: $(VENV)/.developed  ## run the tests of faults that were found once, and print them as a table by kind
 	$(BIN)/python -m pytest -q -n auto --maxprocesses 8 --dist worksteal -p robustness --robustness -m fault tests

@@ -98,7 +98,7 @@ def test_kernels_import_from_the_checkout_s_root():
     assert Path(result.stdout.strip()).parent == ROOT / "kernels"
 
 
-@pytest.mark.slow
+@pytest.mark.package
 def test_sdist_has_what_a_build_needs(tree, archives):
     with tarfile.open(archives[0]) as archive:
         names = {name.partition("/")[2] for name in archive.getnames()}
@@ -109,7 +109,7 @@ def test_sdist_has_what_a_build_needs(tree, archives):
     assert not [name for name in names if name.endswith((".so", ".pyc")) or name.startswith((".venv", "build", ".ci"))]
 
 
-@pytest.mark.slow
+@pytest.mark.package
 def test_wheel_has_the_packages_and_nothing_else(tree, archives):
     with zipfile.ZipFile(archives[1]) as archive:
         names = set(archive.namelist())
@@ -122,7 +122,7 @@ def test_wheel_has_the_packages_and_nothing_else(tree, archives):
     assert f"spx-{__version__}.dist-info/licenses/LICENSE" in names
 
 
-@pytest.mark.slow
+@pytest.mark.package
 def test_wheel_imports_without_a_gpu(archives, tmp_path):
     with zipfile.ZipFile(archives[1]) as archive:
         archive.extractall(tmp_path)
@@ -134,7 +134,7 @@ def test_wheel_imports_without_a_gpu(archives, tmp_path):
     assert result.stdout.split() == [str(tmp_path / "spxcore/__init__.py"), "True", "False"]
 
 
-@pytest.mark.slow
+@pytest.mark.package
 def test_no_compiler_still_gives_a_package(tree, tmp_path):
     no_compiler = {"CXX": "/bin/false", "SPX_CUDA": "0"}
     build = ("-m", "build", "--no-isolation", "--wheel", "--outdir", str(tmp_path), ".")
@@ -152,7 +152,7 @@ def test_no_compiler_still_gives_a_package(tree, tmp_path):
     assert "Traceback" not in refused.stdout
 
 
-@pytest.mark.slow
+@pytest.mark.package
 def test_a_bad_switch_is_refused(tree, tmp_path):
     refused = python(
         "-m", "build", "--no-isolation", "--wheel", "--outdir", str(tmp_path), ".", cwd=tree, SPX_CUDA="yes"

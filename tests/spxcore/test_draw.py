@@ -143,14 +143,14 @@ def test_the_log_probability_of_what_is_drawn(plain, engine, monkeypatch):
     """The score's, which looks at finished images: of drawn pixels alone, of all rounds, whatever the temperature and the batch."""
     if engines.why_not(engine):
         pytest.skip(engines.why_not(engine))
-    mask, stands = np.random.default_rng(1).random((3, 8, 9)) < 0.3, np.full((3, 8, 9, 1), 9, np.uint8)
-    first = one_round(plain).rounds[0]
+    mask, stands = np.random.default_rng(1).random((3, 8, 8)) < 0.3, np.full((3, 8, 8, 1), 9, np.uint8)
+    first = one_round(plain, (8, 8)).rounds[0]
     drawing = replace(
-        one_round(plain), rounds=(first, replace(first, name="again")), given={"again": Given(stands, mask)},
+        one_round(plain, (8, 8)), rounds=(first, replace(first, name="again")), given={"again": Given(stands, mask)},
         sampling=Sampling(1.5),
     )  # fmt: skip
-    images, found = np.zeros((3, 8, 9, 1), np.uint8), np.zeros(3)
-    monkeypatch.setattr(sys.modules["spxcore.draw"], "MEMORY", 2 * 4 * 72 * PLAIN.outputs)  # two images a batch
+    images, found = np.zeros((3, 8, 8, 1), np.uint8), np.zeros(3)
+    monkeypatch.setattr(sys.modules["spxcore.draw"], "MEMORY", 2 * 4 * 64 * PLAIN.outputs)  # two images a batch
     draw(drawing, engine, images, log_prob=found)
     before = draw(replace(drawing, rounds=drawing.rounds[:1], given={}), engine)
     each = score(drawing, {"image": before, "again": images}, "torch")

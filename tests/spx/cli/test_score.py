@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from helpers import digits
+from helpers import QUICK, digits
 from PIL import Image
 
 from spx.cli.score import main
@@ -28,7 +28,7 @@ def run(checkpoint, capsys):
     """Run the command: what it printed, or its refusal."""
 
     def run(*arguments) -> str:
-        code = main([f"--checkpoint={checkpoint}", "--engine=torch", *arguments])
+        code = main([f"--checkpoint={checkpoint}", f"--engine={QUICK}", *arguments])
         out, err = capsys.readouterr()
         if code == 0:
             assert err == ""
@@ -42,7 +42,7 @@ def run(checkpoint, capsys):
 def test_each_picture(run, pictures, model):
     """Files of several sizes and kinds, in the order they were named."""
     found = json.loads(run("all.npy", "c.png", "b.png", "--json", "--seed=3"))
-    expected, other = model.score(pictures, seed=3, engine="torch"), digits(1, side=9)[0][..., None]
+    expected, other = model.score(pictures, seed=3, engine=QUICK), digits(1, side=9)[0][..., None]
     assert [record["name"] for record in found["images"]] == [
         "all.npy[0]",
         "all.npy[1]",
@@ -50,18 +50,18 @@ def test_each_picture(run, pictures, model):
         "c.png",
         "b.png",
     ]
-    bits = [*expected.bits, model.score(other, seed=3, engine="torch").bits[0], expected.bits[1]]
+    bits = [*expected.bits, model.score(other, seed=3, engine=QUICK).bits[0], expected.bits[1]]
     np.testing.assert_allclose([record["bits_per_dimension"] for record in found["images"]], bits, rtol=1e-6)
     code = [record["code_bits_per_dimension"] for record in found["images"]]
     np.testing.assert_allclose(code[:3], expected.code_bits, rtol=1e-6)
     nats = [record["nats"] for record in found["images"]]
     np.testing.assert_allclose(nats[:3], expected.bits * 140 * math.log(2), rtol=1e-6)
-    assert found["upper_bound"] and found["engine"] == "torch" and found["seed"] == 3
+    assert found["upper_bound"] and found["engine"] == QUICK and found["seed"] == 3
     assert [(r["height"], r["width"]) for r in found["images"][2:4]] == [(10, 14), (9, 9)]
 
 
 def test_the_words(run, pictures, model):
-    lines, expected = run("a.png", "b.png").splitlines(), model.score(pictures[:2], engine="torch")
+    lines, expected = run("a.png", "b.png").splitlines(), model.score(pictures[:2], engine=QUICK)
     for line, name, bits, code in zip(lines, "ab", expected.bits, expected.code_bits):
         assert line == f"{name}.png: {bits:.4f} bits per dimension ({code:.4f} of them its code's)"
     assert lines[2:] == [
@@ -70,7 +70,7 @@ def test_the_words(run, pictures, model):
 
 
 def test_a_map(run, pictures, model):
-    expected = model.score(pictures[:1], engine="torch").pixel_bits
+    expected = model.score(pictures[:1], engine=QUICK).pixel_bits
     most = json.loads(run("a.png", "--map=bits.npy", "--json"))["most"]
     np.testing.assert_allclose(np.load("bits.npy"), expected, rtol=1e-5)
     assert most == pytest.approx(expected.max())

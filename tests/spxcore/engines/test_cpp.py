@@ -510,7 +510,7 @@ def test_why_it_cannot_draw_a_job(spatial):
     for change, message in (
         ({"head": Softmax(300)}, "it draws up to 256 levels, and this head has 300"),
         ({"feeds": planes}, "Places"),
-        ({"network": None}, "sliding window"),
+        ({"network": None}, "it draws from networks only"),
     ):
         assert message in engine.why_not(replace(task, **change))
 

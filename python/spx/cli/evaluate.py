@@ -5,9 +5,8 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 
+from .bars import bars
 from .command import Command, Work
 
 
@@ -88,28 +87,6 @@ def _lenet(arguments: argparse.Namespace, model, shape: tuple[int, ...]):
     return load_lenet(arguments.lenet)
 
 
-@contextmanager
-def _bars() -> Iterator[Callable[[str, float], None]]:
-    """A bar for the part that is under way, and what tells it of the share done."""
-    from tqdm import tqdm
-
-    bars: dict[str, tqdm] = {}
-
-    def progress(part: str, share: float) -> None:
-        if part not in bars:
-            for bar in bars.values():
-                bar.close()
-            shape = "{desc}: {percentage:3.0f}% {bar} {remaining}"
-            bars[part] = tqdm(total=1.0, desc=part, disable=None, bar_format=shape)
-        bars[part].update(share - bars[part].n)
-
-    try:
-        yield progress
-    finally:
-        for bar in bars.values():
-            bar.close()
-
-
 def judge(arguments: argparse.Namespace) -> Work:
     """Look at everything that is asked for, the data and the checkpoint. The work: evaluate."""
     from ..io.files import check_folder
@@ -151,7 +128,7 @@ def judge(arguments: argparse.Namespace) -> Work:
     _check_memory(amounts, len(test), model.head.channels)
 
     def work() -> str:
-        with _bars() as progress:
+        with bars() as progress:
             originals = test.images.transpose(0, 2, 3, 1)
             drawings = Drawings(model, originals, engine, arguments.seed, arguments.temperature, progress)
             judged = evaluate(Evaluation(drawings, test, amounts, lenet, train, progress, device))

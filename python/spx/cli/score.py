@@ -7,11 +7,10 @@ import json
 import math
 import os
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from .bars import bars
 from .command import Command, Work
 
 if TYPE_CHECKING:
@@ -20,7 +19,7 @@ if TYPE_CHECKING:
     from spxcore.engines import Engine
 
     from ..api import Sampler
-    from ..models.likelihood import Progress, Score
+    from ..models.likelihood import Score
 
 
 def parser() -> argparse.ArgumentParser:
@@ -76,18 +75,6 @@ def _pictures(name: str, channels: int, alpha: str) -> dict[str, np.ndarray]:
     return {f"{name}[{i}]": image for i, image in enumerate(images)} if len(images) > 1 else {name: images[0]}
 
 
-@contextmanager
-def _bar() -> Iterator[Progress | None]:
-    """A bar where someone watches, and what tells it of the share that is done."""
-    if not sys.stderr.isatty():
-        yield None
-        return
-    from tqdm import tqdm
-
-    with tqdm(total=100, unit="%", desc="scored") as bar:
-        yield lambda _, share: bar.update(100 * share - bar.n) and None
-
-
 def _text(records: list[dict], bound: bool) -> str:
     """A line a picture, and their mean."""
     lines = []
@@ -108,7 +95,7 @@ def _score(model: Sampler, by_size: dict, seed: int, engines: dict[tuple, Engine
 
     found = {}
     for size, images in by_size.items():
-        with _bar() as progress:
+        with bars() as progress:
             found[size] = model.family.score(model.checkpoint, np.stack(images), seed, engines[size], progress)
     return found
 

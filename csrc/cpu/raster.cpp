@@ -441,15 +441,7 @@ void draw(const Raster& raster, const Job& job, const std::vector<Planes>& plane
   require_memory("threads", product_of({static_cast<size_t>(workers), sizeof(float),
                                         Worker::floats(raster, shared.groups[0].count > 1)}));
   std::fill_n(job.finished, job.count, 0);
-  int64_t reported = 0;
-  in_threads(
-      workers, shared.stop, [&] { Worker(shared).run(); },
-      [&] {
-        const int64_t now = shared.pixels.load(std::memory_order_relaxed);
-        shared.write_finished();
-        if (!shared.stop.load() && !report(now - reported)) shared.stop.store(true);
-        reported = now;
-      });
+  draw_in_threads(workers, shared, [&] { Worker(shared).run(); }, report);
 }
 
 }  // namespace spx

@@ -4,6 +4,7 @@
 #include <atomic>
 #include <chrono>
 #include <condition_variable>
+#include <cstdint>
 #include <exception>
 #include <mutex>
 #include <thread>
@@ -52,6 +53,19 @@ void in_threads(int threads, std::atomic<bool>& stop, Work work, Poll poll) {
   for (std::thread& thread : pool) thread.join();
   if (error) std::rethrow_exception(error);
   poll();
+}
+
+// `in_threads` for a drawing: `report` is told of the pixels since its last call, and stops the threads if it is false.
+// shared has `stop`, the count `pixels`, and write_finished(), which tells the canvas which rows are finished.
+template <typename Shared, typename Work, typename Report>
+void draw_in_threads(int threads, Shared& shared, Work work, const Report& report) {
+  int64_t reported = 0;
+  in_threads(threads, shared.stop, work, [&] {
+    const int64_t now = shared.pixels.load(std::memory_order_relaxed);
+    shared.write_finished();
+    if (!shared.stop.load() && !report(now - reported)) shared.stop.store(true);
+    reported = now;
+  });
 }
 
 }  // namespace spx

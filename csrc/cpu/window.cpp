@@ -393,15 +393,8 @@ void draw(const Model& model, const Job& job, int threads, const std::function<b
   require_memory("threads", product_of({static_cast<size_t>(std::min<int64_t>(threads, rows)), of_a_thread}));
   Shared shared(model, job, threads);
   std::fill_n(job.finished, job.count, 0);
-  int64_t reported = 0;
-  in_threads(
-      static_cast<int>(std::min<int64_t>(threads, shared.items())), shared.stop, [&] { Worker(shared).run(); },
-      [&] {
-        const int64_t now = shared.pixels.load(std::memory_order_relaxed);
-        shared.write_finished();
-        if (!shared.stop.load() && !report(now - reported)) shared.stop.store(true);
-        reported = now;
-      });
+  const int workers = static_cast<int>(std::min<int64_t>(threads, shared.items()));
+  draw_in_threads(workers, shared, [&] { Worker(shared).run(); }, report);
 }
 
 }  // namespace spx

@@ -2,10 +2,40 @@
 
 from __future__ import annotations
 
+from spxcore.errors import require
+from spxcore.heads import Logistics
 from spxcore.walk.language import down, down_right, gated_resnet
 
 # Halvings of the image: resolutions k = 0, 1, 2 of sides m, m/2 and m/4, rounded up.
 RESOLUTIONS = 3
+
+
+class StreamsConfig:
+    """What the configurations of such networks share. Each is a dataclass with these fields; its own docstring says what they are."""
+
+    channels: int
+    filters: int
+    layers: int
+    mixtures: int
+    dropout: float
+
+    def check_streams(self) -> None:
+        """Raise an `SpxError` for one of these fields that is out of range."""
+        require(self.channels in (1, 3), "channels", "1 or 3", self.channels)
+        require(self.filters >= 1, "filters", "at least 1", self.filters)
+        require(self.layers >= 1, "layers", "at least 1", self.layers)
+        require(1 <= self.mixtures <= 64, "mixtures", "1 to 64", self.mixtures)
+        require(0 <= self.dropout < 1, "dropout", "0 <= p < 1", self.dropout)
+
+    @property
+    def head(self) -> Logistics:
+        """The distribution of a pixel."""
+        return Logistics(self.channels, self.mixtures)
+
+    @property
+    def outputs(self) -> int:
+        """P, numbers of a pixel's mixture."""
+        return self.head.parameters
 
 
 def gated_layers(layers: int, k: int) -> int:
@@ -21,7 +51,7 @@ def streams(net, x, c, told):
     Args:
         net: the words.
         x: the pixels [C, H, W], with a channel of ones.
-        c: what has `filters`, `layers`, `dropout` and `outputs`.
+        c: a `StreamsConfig`.
         told: per resolution, what each gated layer is told, in the order they run: u, ul, u, ul ...
 
     Returns:

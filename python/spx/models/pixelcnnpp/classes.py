@@ -8,6 +8,7 @@ import numpy as np
 
 from spxcore.canvas import Given
 from spxcore.errors import require
+from spxcore.feeds import unit_levels
 from spxcore.rng import CODE_DRAW, pixel_words, uniform
 
 from ...request import Request
@@ -63,10 +64,10 @@ def joint(checkpoint: Checkpoint, images: np.ndarray, evaluate: Evaluate, mask: 
     config, network, (n, height, width, channels) = checkpoint.config, checkpoint.networks["network"], images.shape
     if mask is not None:
         images = np.where(mask[..., None], images, 0)
-    result = np.tile(log_prior(checkpoint), (n, 1))
+    seen, result = unit_levels(config.head.levels), np.tile(log_prior(checkpoint), (n, 1))
     for start in range(0, n, _BATCH):
         levels = images[start : start + _BATCH]
-        x = (levels.astype(np.float32) / np.float32(127.5) - 1).reshape(len(levels), -1, channels)
+        x = seen[levels].reshape(len(levels), -1, channels)
         planes = torch.from_numpy(levels).permute(0, 3, 1, 2)
         for y in range(config.classes):
             code = one_hot(np.full(len(levels), y), config.classes)

@@ -12,6 +12,7 @@ from spxcore.errors import SpxError, require, shown
 from spxcore.heads import Logistics
 
 from ...fields import make_plain
+from ..parts.streams import StreamsConfig
 from . import network as walks
 
 CONDITIONINGS = ("spatial", "paper")
@@ -25,7 +26,7 @@ LARGEST = {
 
 
 @dataclass(frozen=True)
-class NetworkConfig:
+class NetworkConfig(StreamsConfig):
     """Hyperparameters of a Spatial PixelCNN (Akoury & Nguyen 2017, section 4.1), everything that fixes its tensors' shapes.
 
     Attributes:
@@ -57,31 +58,17 @@ class NetworkConfig:
     def __post_init__(self):
         make_plain(self, LARGEST)
         require(self.patch >= 4 and self.patch % 4 == 0, "patch", "a multiple of 4, at least 4", self.patch)
-        require(self.channels in (1, 3), "channels", "1 or 3", self.channels)
-        require(self.filters >= 1, "filters", "at least 1", self.filters)
-        require(self.layers >= 1, "layers", "at least 1", self.layers)
-        require(1 <= self.mixtures <= 64, "mixtures", "1 to 64", self.mixtures)
+        self.check_streams()
         require(self.latent >= 0, "latent", "0 (none) or more", self.latent)
         require(
             self.conditioning in CONDITIONINGS, "conditioning", " or ".join(CONDITIONINGS), shown(self.conditioning)
         )
-        require(0 <= self.dropout < 1, "dropout", "0 <= p < 1", self.dropout)
         low_high = len(self.sizes) == 2 and self.patch <= self.sizes[0] <= self.sizes[1]
         require(low_high, "sizes", f"(smallest, largest), both at least the patch's {self.patch}", self.sizes)
         if self.conditioning == "spatial":
             require(self.coordinates, "coordinates", "True with spatial conditioning", self.coordinates)
             require(self.latent > 0, "latent", "at least 1 with spatial conditioning", self.latent)
             require(self.maps >= 1, "maps", "at least 1 with spatial conditioning", self.maps)
-
-    @property
-    def head(self) -> Logistics:
-        """The distribution of a pixel."""
-        return Logistics(self.channels, self.mixtures)
-
-    @property
-    def outputs(self) -> int:
-        """P, numbers of a pixel's mixture."""
-        return self.head.parameters
 
     @property
     def walk(self) -> Callable:

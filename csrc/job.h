@@ -1,4 +1,4 @@
-// Images to draw by windows: spxcore/lower/job.py, name for name.
+// Images to draw, by windows or whole: spxcore/lower/job.py, name for name.
 #pragma once
 
 #include "heads/head.h"

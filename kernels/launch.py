@@ -10,7 +10,7 @@ import torch
 
 from ..errors import require
 from ..heads import Head
-from ..lower.job import WindowJob
+from ..lower.job import NativeJob
 from ..lower.packing import code_numbers, round_tf32
 from ..lower.tables import FORM_PAIRS, columns_of
 from . import windows as kernels
@@ -177,7 +177,7 @@ class OnDevice:
         """Numbers in the arenas of all programs together."""
         return int((self.layout.rows * self.programs(height, width, images)["lanes"]).sum())
 
-    def images_together(self, job: WindowJob, memory: int) -> int:
+    def images_together(self, job: NativeJob, memory: int) -> int:
         """How many of the job's images to draw at once. memory: bytes."""
         kept = 0 if job.params is None else job.params.shape[3]
 
@@ -220,7 +220,7 @@ class Images:
         poison: fill new memory with NaN, which must change nothing.
     """
 
-    def __init__(self, network: OnDevice, job: WindowJob, piece: slice, poison: bool = False):
+    def __init__(self, network: OnDevice, job: NativeJob, piece: slice, poison: bool = False):
         put, layout = network.put, network.layout
         self.network, self.job, self.piece, m = network, job, piece, layout.side
         numbers = job.images[piece]

@@ -228,7 +228,7 @@ void define_cpu_engine(py::module_& module) {
 
 Raises ValueError for another type of a table, or an index out of range.)")
       .def("draw", method(&RasterEngine::draw), py::arg("job"), py::arg("report"),
-           R"(Draw a spxcore.lower.job.WindowJob of the tables' size.
+           R"(Draw a spxcore.lower.job.NativeJob of the tables' size.
 
 report: called with the number of pixels since the last call, or None; what it raises stops the drawing.)");
   py::class_<Engine>(module, "Engine", "A compiled network on the processor; see spxcore.engines.cpp.")
@@ -237,7 +237,7 @@ report: called with the number of pixels since the last call, or None; what it r
 
 Raises ValueError for another type of a table, or an index out of range.)")
       .def("draw", method(&Engine::draw), py::arg("job"), py::arg("report"),
-           R"(Draw a spxcore.lower.job.WindowJob; the programs must be spxcore.lower.window.window_programs.
+           R"(Draw a spxcore.lower.job.NativeJob; the programs must be spxcore.lower.window.window_programs.
 
 report: called with the number of pixels since the last call, or None; what it raises stops the drawing.)")
       .def("evaluate", method(&Engine::evaluate), py::arg("program"), py::arg("inputs"), py::arg("code"),

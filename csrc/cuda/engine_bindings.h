@@ -138,7 +138,7 @@ void define_engine(py::module_& module, const char* name, const char* doc) {
 
 Raises ValueError for an index out of range, MemoryError for a network that does not fit the device.)")
       .def("draw", method(&Type::draw), py::arg("job"), py::arg("report"),
-           R"(Draw a spxcore.lower.job.WindowJob whose code is U z, float32 [N, L], on its pixels, finished and params.
+           R"(Draw a spxcore.lower.job.NativeJob whose code is U z, float32 [N, L], on its pixels, finished and params.
 
 report: called with the number of pixels since the last call, or None; what it raises stops the drawing.)")
       .def("evaluate", method(&Type::evaluate), py::arg("inputs"), py::arg("code"),

@@ -13,7 +13,7 @@ from .. import native
 from ..canvas import Canvas
 from ..drawing import Job
 from ..errors import SpxError, require
-from ..lower.job import window_job
+from ..lower.job import native_job
 from ..lower.raster import raster_tables
 from ..lower.tables import INPUT, rows_of
 from ..lower.window import Packed, WindowProgram, full_program, inputs_of, pack, window_programs
@@ -142,7 +142,7 @@ class Cpp:
 
     def draw(self, job: Job, canvas: Canvas, report: Report | None = None) -> None:
         """See `Engine.draw`."""
-        self._engine_of(job).draw(window_job(job, canvas), report)
+        self._engine_of(job).draw(native_job(job, canvas), report)
 
     def evaluate(
         self,
@@ -177,13 +177,13 @@ class Cpp:
         return self.windows(job.evaluated, job.side, job.side)
 
     def raster(self, network: Network, height: int, width: int):
-        """The native engine of a network's `raster_tables`, compiled when it is first asked for."""
-        known = self._compiled.setdefault(network, {})
-        key = height, width, "raster"
-        if key not in known:
+        """The native engine of a network's `raster_tables`; that of the latest size is kept, since images have any."""
+        known, size = self._compiled.setdefault(network, {}), (height, width)
+        if known.get("raster", (None,))[0] != size:
             tables = raster_tables(network.graph, height, width)
-            known[key] = native.native().Raster(tables, Options(self.isa, False, self.poison, self.threads))
-        return known[key]
+            options = Options(self.isa, False, self.poison, self.threads)
+            known["raster"] = size, native.native().Raster(tables, options)
+        return known["raster"][1]
 
     def windows(self, network: Network, height: int, width: int):
         """The native engine of a network's `window_programs`, compiled when it is first asked for."""

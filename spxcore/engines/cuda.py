@@ -124,12 +124,12 @@ class Cuda:
 
     def draw(self, job: Job, canvas: Canvas, report: Report | None = None) -> None:
         """See `Engine.draw`."""
-        from ..lower.job import window_job
+        from ..lower.job import native_job
         from ..lower.packing import code_numbers
 
         engine, tables = self.compiled(job.evaluated, job.side, job.side)
         numbers = code_numbers(job.code, tables.code, len(job.images)) if tables.code_numbers else None
-        engine.draw(window_job(job, canvas)._replace(code=numbers), report)
+        engine.draw(native_job(job, canvas)._replace(code=numbers), report)
 
     def evaluate(
         self,

@@ -137,9 +137,9 @@ class Triton:
         from triton.runtime.errors import OutOfResources
 
         from ..kernels.launch import Images
-        from ..lower.job import window_job
+        from ..lower.job import native_job
 
-        network, task = self.compiled(job.evaluated, job.side), window_job(job, canvas)
+        network, task = self.compiled(job.evaluated, job.side), native_job(job, canvas)
         together = network.images_together(task, self.memory_for_images())
         try:
             for first in range(0, len(job.images), together):

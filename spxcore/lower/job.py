@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from ..heads import Head
 
 
-class WindowJob(NamedTuple):
+class NativeJob(NamedTuple):
     """Images to draw, by windows or whole.
 
     Attributes:
@@ -54,14 +54,14 @@ class WindowJob(NamedTuple):
     planes: tuple[np.ndarray, ...] = ()
 
 
-def window_job(job: Job, canvas: Canvas) -> WindowJob:
+def native_job(job: Job, canvas: Canvas) -> NativeJob:
     """A job of the sliding window (`spxcore.engines.base.why_no_window`) and its canvas as native code reads them.
 
     So is one of the raster schedule (`why_no_raster`), which is told nothing but planes.
     """
     told, given = job.told, canvas.given
     planes = (job.feeds[name] for name in job.evaluated.graph.inputs)
-    return WindowJob(
+    return NativeJob(
         job.height, job.width, job.seed, job.draw, job.images, job.code, told.maps, told.extra, axis(job.height),
         axis(job.width), job.drawn.table, job.head, job.sampling.temperature, job.sampling.mode,
         given[None] if given is not None and given.ndim == 2 else given, canvas.pixels, canvas.finished, canvas.params,

@@ -32,7 +32,7 @@ from wholes import whole_job
 
 from spxcore import Logistics, Softmax, native
 from spxcore.engines import cpp, cuda
-from spxcore.lower.job import window_job
+from spxcore.lower.job import native_job
 from spxcore.lower.packing import code_numbers
 from spxcore.lower.passes import whole_products, window_products
 from spxcore.lower.raster import raster_tables
@@ -133,10 +133,10 @@ def cuda_tables(number: int, whole: bool, precision: str):
     return (whole_products if whole else window_products)(plan(number), precision)
 
 
-def native_job(number: int, of_cuda: bool, g):
+def window_job(number: int, of_cuda: bool, g):
     """A job with a fresh canvas, as native code reads it."""
     task = jobs()[number]
-    found = window_job(task, task.canvas(keep=bool(g.integers(2))))
+    found = native_job(task, task.canvas(keep=bool(g.integers(2))))
     n = len(task.images)
     if of_cuda:
         tables = cuda_tables(number, False, "fp32")
@@ -189,7 +189,7 @@ def which(g) -> int:
 
 def then_run(g, number: int, of_cuda: bool, whole: bool):
     """What to do with an engine whose tables were accepted: to run them must be safe."""
-    job, (inputs, code) = native_job(number, of_cuda, g), known(number, of_cuda, g)
+    job, (inputs, code) = window_job(number, of_cuda, g), known(number, of_cuda, g)
     program, narrow = int(g.integers(2 * SIDE)), bool(g.integers(2))
 
     def run(engine):
@@ -221,7 +221,7 @@ def cpu_make(g):
 
 def cpu_draw(g):
     number = which(g)
-    return cpu_engine(number, False).draw, [native_job(number, False, g), None], None
+    return cpu_engine(number, False).draw, [window_job(number, False, g), None], None
 
 
 def cpu_evaluate(g):
@@ -253,9 +253,9 @@ def whole_engine(number: int):
 
 
 def native_whole(number: int, g):
-    """As native_job."""
+    """As window_job."""
     task = wholes()[number]
-    found = window_job(task, task.canvas(keep=bool(g.integers(2))))
+    found = native_job(task, task.canvas(keep=bool(g.integers(2))))
     if g.integers(2):
         found = found._replace(given=g.integers(0, 2, (1, found.height, found.width)).astype(bool))
     return plain(found)
@@ -280,7 +280,7 @@ def cuda_make(g):
 
 def cuda_draw(g):
     number = which(g)
-    return cuda_engine(number, False).draw, [native_job(number, True, g), None], None
+    return cuda_engine(number, False).draw, [window_job(number, True, g), None], None
 
 
 def cuda_evaluate(g):
@@ -304,14 +304,14 @@ def not_made(g):
         engine = kind.__new__(kind)
         return engine.draw(job, report)
 
-    return use, [native_job(number, of_cuda, g), None], None
+    return use, [window_job(number, of_cuda, g), None], None
 
 
 def hostile_report(g):
     """A report that changes what is being drawn, draws with the same engine, or is one of two threads'."""
     number, of_cuda, what = which(g), bool(g.integers(3) == 0), int(g.integers(4))
     engine = (cuda_engine if of_cuda else cpu_engine)(number, False)
-    job, other = native_job(number, of_cuda, g), native_job(number, of_cuda, g)
+    job, other = window_job(number, of_cuda, g), window_job(number, of_cuda, g)
     bytes_ = [np.frombuffer(getattr(job, name), np.uint8) for name in ("pixels", "finished") if what == 0]
 
     def report(pixels):

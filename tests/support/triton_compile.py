@@ -84,7 +84,7 @@ def main() -> None:
     from spxcore.kernels.launch import Images, OnDevice
     from spxcore.kernels.tables import network_layout
     from spxcore.kernels.tuning import blocks_for
-    from spxcore.lower.job import window_job
+    from spxcore.lower.job import native_job
     from spxcore.plan import plan_at
 
     arguments = [argument for argument in sys.argv[1:] if argument != "--registers"]
@@ -99,7 +99,7 @@ def main() -> None:
         blocks = blocks_for(capability // 10, precision)
         layout = network_layout(plan_at(task.network.graph, c.patch, c.patch), blocks)
         on_device = OnDevice(layout, blocks, precision, torch.device("cpu"))
-        images = Images(on_device, window_job(task, task.canvas()), slice(0, 1))
+        images = Images(on_device, native_job(task, task.canvas()), slice(0, 1))
         images.launch(images.work["top"])
     x, y = torch.zeros(2, 25, 8, 8, requires_grad=True), torch.zeros(2, 50, 8, 8, requires_grad=True)
     for h in (None, torch.zeros(2, 50, 1, 1, requires_grad=True), torch.zeros(2, 50, 8, 8, requires_grad=True)):

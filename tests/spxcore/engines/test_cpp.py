@@ -35,7 +35,7 @@ from spxcore.compare import first_difference
 from spxcore.engines import cpp
 from spxcore.errors import SpxError
 from spxcore.feeds import Planes
-from spxcore.lower.job import window_job
+from spxcore.lower.job import native_job
 from spxcore.lower.window import full_program, inputs_of, pack, window_programs
 from spxcore.plan import execute, plan_at
 
@@ -686,15 +686,15 @@ def test_faults_of_tables_and_options(parts):
 
 def test_programs_in_another_order_do_not_draw(spatial, parts):
     task = spatial_job(spatial, 9, 9)
-    native_job = window_job(task, task.canvas())
+    told = native_job(task, task.canvas())
     drawing = parts._replace(programs=parts.programs[:-1])
-    make_engine(drawing).draw(native_job, None)
+    make_engine(drawing).draw(told, None)
     for tables, message in (
         (parts, "programs: expected 16 to draw with, got 17"),
         (drawing._replace(programs=drawing.programs[::-1]), "program 0: expected that of window row 0"),
     ):
         with pytest.raises(ValueError, match=message):
-            make_engine(tables).draw(native_job, None)
+            make_engine(tables).draw(told, None)
 
 
 @pytest.fixture(scope="module")
@@ -748,7 +748,7 @@ FAULTY_JOBS = {
 def test_a_faulty_job_is_refused(spatial, drawing_engine, case):
     task = spatial_job(spatial, 9, 9, images=2)
     change, message = FAULTY_JOBS[case]
-    good = window_job(task, task.canvas(keep=True))
+    good = native_job(task, task.canvas(keep=True))
     fault = change(good)
     with pytest.raises(ValueError) as caught:
         drawing_engine.draw(good._replace(**fault) if isinstance(fault, dict) else fault, None)

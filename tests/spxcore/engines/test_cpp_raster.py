@@ -10,7 +10,7 @@ from wholes import expected, whole_job
 from spxcore import Given, Job, Logistics, Softmax, native
 from spxcore.engines.cpp import Options, make
 from spxcore.feeds import Planes
-from spxcore.lower.job import window_job
+from spxcore.lower.job import native_job
 from spxcore.lower.raster import RasterTables, raster_tables
 
 pytestmark = pytest.mark.skipif(not native.have_native(), reason=native.why_no_native() or "built")
@@ -82,7 +82,7 @@ def test_no_number_of_the_tables_leads_outside_an_array():
     harmless = set()
     for name, wrong in every_number(good):
         try:
-            native.native().Raster(wrong, options).draw(window_job(task, task.canvas()), None)
+            native.native().Raster(wrong, options).draw(native_job(task, task.canvas()), None)
             harmless.add(name)
         except (ValueError, MemoryError):
             pass

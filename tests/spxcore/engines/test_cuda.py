@@ -608,10 +608,10 @@ def test_other_faults_of_tables(tables):
 @needs_native
 def test_native_arguments_are_checked(spatial, tables):
     """The job's fields are `read_job`'s, which the cpp engine's tests try one by one."""
-    from spxcore.lower.job import window_job
+    from spxcore.lower.job import native_job
 
     engine, task = native_engine(tables), spatial_job(spatial, 8, 8)
-    good = window_job(task, task.canvas())._replace(code=np.zeros((1, tables.code_numbers), np.float32))
+    good = native_job(task, task.canvas())._replace(code=np.zeros((1, tables.code_numbers), np.float32))
     engine.draw(good, None)
     for change, message in (
         ({"code": good.code[:, 1:]}, "code: expected a float32"),

@@ -31,7 +31,7 @@ from spxcore.kernels import heads, launch, tables, windows
 from spxcore.kernels.launch import HeadShape, Images, OnDevice
 from spxcore.kernels.tables import ALIGN, network_layout, padded
 from spxcore.kernels.tuning import INTERPRETER, Blocks, blocks_for
-from spxcore.lower.job import window_job
+from spxcore.lower.job import native_job
 from spxcore.lower.packing import interleaved
 from spxcore.lower.tables import FORM_RELU
 from spxcore.plan import execute, plan_at
@@ -222,7 +222,7 @@ class Forced:
             0, task.head.levels, canvas.pixels.shape, dtype=np.uint8
         )
         network = OnDevice(self.layout, blocks, precision, torch.device(DEVICE), triton.EMULATED)
-        self.task = Images(network, window_job(self.job, canvas), slice(0, len(task.images)), poison=True)
+        self.task = Images(network, native_job(self.job, canvas), slice(0, len(task.images)), poison=True)
         self.task.wave += wave
         self.windows = self.lanes_of_wave()
         self.worst, self.compared, self.pairs_of_steps = {}, set(), []
@@ -714,7 +714,7 @@ def test_as_many_images_together_as_the_memory_holds(spatial):
     )
     for keep in (False, True):
         canvas = task.canvas(keep=keep)
-        todo, more = window_job(task, canvas), 4 * 9 * 13 * 9 * keep
+        todo, more = native_job(task, canvas), 4 * 9 * 13 * 9 * keep
         for count in (1, 40, 299):
             memory = 4 * compiled.arena_numbers(9, 13, count) + more * count
             found = compiled.images_together(todo, memory)

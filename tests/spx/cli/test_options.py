@@ -32,6 +32,7 @@ from spx.models.likelihood import Score
 from spx.models.spatial.settings import preset
 from spx.reproduce.run import Reproduction
 from spx.reproduce.settings import Settings as Reproduced
+from spxcore import engines
 from spxcore.lower.summary import summary
 from spxcore.plan import plan_at
 
@@ -73,6 +74,8 @@ class Watch:
         self.patch, self.capsys, self.told = monkeypatch, capsys, {}
         monkeypatch.chdir(folder)
         self.replace("torch.set_num_threads", lambda count: self.told.update(threads=count))
+        # What evaluates is made once for all tests of a process: by the real `get`.
+        engines._evaluator("cpp" if engines.why_not("cpp") is None else "torch")
         self.replace("spxcore.engines.get", self.engine)
 
     def replace(self, name: str, by) -> None:

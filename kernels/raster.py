@@ -74,13 +74,11 @@ def places(
     lane = tl.program_id(2) * LANES + tl.arange(0, ROWS) % LANES
     place = tl.load(item + ITEM.begin) + tl.arange(0, ROWS) // LANES
     active = (lane < lanes) & (place < tl.load(item + ITEM.end))
-    ops = op + tl.zeros((ROWS,), tl.int32)  # of each row of the tile
+    ops = tl.broadcast_to(op, (ROWS,))
     channels, partial = tl.load(op + PLACES.channels), tl.load(ops + PLACES.partial).to(tl.int64) * ALIGN
     outputs = channels * (2 if GATED else 1)
     width = (outputs + ALIGN - 1) // ALIGN * ALIGN
     output = (tile * OUTPUTS + tl.arange(0, OUTPUTS))[None, :]
-    sums = memory + ((partial + place * width) * lanes + lane * width)[:, None] + output
-    of_sums = (active & (partial >= 0))[:, None] & (output < width)
 
     fresh = active & (partial < 0) if LATE else active
     of_place = tl.load(biases + tl.load(op + PLACES.bias) + place, mask=fresh, other=0)
@@ -90,7 +88,8 @@ def places(
     of_image = code + lane.to(tl.int64) * tl.load(job + JOB.code) + of_code
     total += tl.load(of_image[:, None] + output, mask=inside & (of_code >= 0)[:, None], other=0.0)
     if LATE:
-        total += tl.load(sums, mask=of_sums, other=0.0)
+        sums = memory + ((partial + place * width) * lanes + lane * width)[:, None] + output
+        total += tl.load(sums, mask=(active & (partial >= 0))[:, None] & (output < width), other=0.0)
     begin = tl.load(op + (PLACES.late if LATE else PLACES.begin))
     end = tl.load(op + (PLACES.end if LATE else PLACES.late))
     total = add_pieces(
@@ -98,7 +97,8 @@ def places(
     )
     finished = active
     if not LATE:
-        tl.store(sums, total, mask=of_sums)
+        sums = memory + ((partial + place * width) * lanes + lane * width)[:, None] + output
+        tl.store(sums, total, mask=(active & (partial >= 0))[:, None] & (output < width))
         finished = active & (partial < 0)
 
     step = place * tl.load(op + PLACES.step)
@@ -128,7 +128,7 @@ def places(
 @triton.jit
 def address(of, step, width):
     """Arena rows of places that lie `step` columns of `width` rows beyond the address at `of`: int64, -1 for nowhere."""
-    first = tl.load(of + tl.zeros(step.shape, tl.int32)).to(tl.int64)
+    first = tl.load(tl.broadcast_to(of, step.shape)).to(tl.int64)
     return tl.where(first >= 0, first * ALIGN + step * width, -1)
 
 
@@ -170,7 +170,7 @@ def pixels(
         if GIVEN:
             wanted &= tl.load(drawn + at, mask=active, other=0) != 0
         number, draw_number, seed, temperature = drawing_of(job, tl.where(active, lane, 0))
-        rows, columns = tl.zeros((LANES,), tl.int32) + row, tl.zeros((LANES,), tl.int32) + column
+        rows, columns = tl.broadcast_to(row, (LANES,)), tl.broadcast_to(column, (LANES,))
         draw(params, rows, columns, number, draw_number, seed, temperature, image + at * C, wanted, HEAD)
         tl.debug_barrier()  # other threads see these pixels
     if SEE:

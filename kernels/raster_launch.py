@@ -94,7 +94,7 @@ class RasterImages(Batch):
         self.head = HeadShape.of(job.head, job.mode)
         self.tile, self.step_tile = (
             Tile(min(rows, lanes), max(1, rows // lanes), blocks.stages, layout.columns, 0, network.precision, "", 1, layout.single, False)
-            for rows in (blocks.lanes * blocks.places, blocks.step_lanes)
+            for rows in (blocks.rows, blocks.step_rows)
             for lanes in (power_of_two(self.count),)
         )  # fmt: skip
         self.drawn, self.is_given = self._what_is_drawn()

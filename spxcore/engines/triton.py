@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from ..canvas import Canvas
-from ..drawing import Job
+from ..drawing import LARGEST_WINDOW, Job
 from ..errors import SpxError, require
 from ..gpus import driver
 from ..schedules import Raster
@@ -151,6 +151,9 @@ class Triton:
     def why_not(self, job: Job) -> str | None:
         """See `Engine.why_not`."""
         reason = None if self._is_raster(job) else why_no_window(job, NATIVE_LEVELS)
+        if reason and isinstance(job.schedule, Raster) and not why_no_raster(job, NATIVE_LEVELS):
+            others = ", ".join(PRECISIONS[:-1])
+            reason = f"in bf16 it draws whole images that are square and of up to {LARGEST_WINDOW} pixels a side only; others in {others}"
         if reason is None:
             try:
                 self._on_device(job)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import torch
@@ -26,6 +27,9 @@ _DOT = {
     "tf32": ("tf32", "tf32", "tf32"),
     "bf16": ("bf16", "tf32", "tf32"),
 }
+
+# Some launches.
+Launch = Callable[[], None]
 
 # Flags of `wanted`.
 COMPUTED, DRAWN = 1, 2
@@ -55,6 +59,7 @@ class Tile(Shape):
         precision, raw_precision: of pairs and of raw numbers, see `_DOT`; "widened" is bf16 for the interpreter.
         scale: numbers of pairs that fit into four bytes.
         single: whether any value is read in a form of one number, so any but FORM_PAIRS.
+        rounded: whether pairs are rounded to tf32 where they are stored.
     """
 
     lanes: int
@@ -66,6 +71,7 @@ class Tile(Shape):
     raw_precision: str
     scale: int
     single: bool
+    rounded: bool
 
 
 @dataclass(frozen=True)
@@ -117,6 +123,35 @@ class HeadShape(Shape):
         )  # fmt: skip
 
 
+def put(array: np.ndarray, device: torch.device) -> torch.Tensor:
+    """An array on a device; empty ones get one element, so that they have an address."""
+    array = np.ascontiguousarray(array)
+    return torch.from_numpy(array if array.size else np.zeros(1, array.dtype)).to(device)
+
+
+def most_images(count: int, needed: Callable[[int], int], memory: int, job: NativeJob, what: str) -> int:
+    """How many of `count` images fit into the memory.
+
+    Args:
+        needed: bytes that so many take.
+        memory: bytes.
+        job: whose images.
+        what: of an image has to fit, for people.
+    """
+    low, high = 1, count
+    while low < high:
+        middle = (low + high + 1) // 2
+        low, high = (middle, high) if needed(middle) <= memory else (low, middle - 1)
+    require(
+        needed(low) <= memory,
+        "height and width",
+        f"an image whose {what} fit into {memory / 1e9:.1f} GB of GPU memory",
+        f"{needed(low) / 1e9:.1f} GB for {job.height}x{job.width}",
+        "use a narrower image, or --engine cpp",
+    )
+    return low
+
+
 class OnDevice:
     """A network's tables on a device.
 
@@ -136,10 +171,19 @@ class OnDevice:
         single = bool((kept & (layout.operations["form"] != FORM_PAIRS)).any())
         self.tile = Tile(
             blocks.lanes, blocks.places, blocks.stages, layout.columns, layout.pair_k,
-            "widened" if dot == "bf16" and interpreted else dot, raw_dot, 2 if dot == "bf16" else 1, single,
+            "widened" if dot == "bf16" and interpreted else dot, raw_dot, 2 if dot == "bf16" else 1, single, dot == "tf32",
         )  # fmt: skip
         self.step_tile = Tile(
-            blocks.step_lanes, blocks.step_places, 1, layout.columns, layout.pair_k, step_dot, raw_dot, 1, single
+            blocks.step_lanes,
+            blocks.step_places,
+            1,
+            layout.columns,
+            layout.pair_k,
+            step_dot,
+            raw_dot,
+            1,
+            single,
+            step_dot == "tf32",
         )
         self.tables, self.bias = self.put(layout.flat()), self.put(layout.bias)
         # Tensor cores cut fp32 numbers to tf32, so these are rounded here; what the kernels multiply them with, there.
@@ -153,9 +197,12 @@ class OnDevice:
             self.weights = self.put(layout.pair_weights).to(self.pair_type), self.step_weights[1]
 
     def put(self, array: np.ndarray) -> torch.Tensor:
-        """An array on the device; empty ones get one element, so that they have an address."""
-        array = np.ascontiguousarray(array)
-        return torch.from_numpy(array if array.size else np.zeros(1, array.dtype)).to(self.device)
+        """See `put`."""
+        return put(array, self.device)
+
+    def images(self, job: NativeJob, piece: slice, poison: bool = False) -> Images:
+        """Some of a job's images, about to be drawn."""
+        return Images(self, job, piece, poison)
 
     def programs(self, height: int, width: int, images: int) -> np.ndarray:
         """The table of programs for this many images, int64 columns by the names of `PROGRAM`, in numbers; no lanes where no pixel is."""
@@ -184,18 +231,7 @@ class OnDevice:
         def needed(images: int) -> int:
             return 4 * (self.arena_numbers(job.height, job.width, images) + images * job.height * job.width * kept)
 
-        low, high = 1, len(job.images)
-        while low < high:
-            middle = (low + high + 1) // 2
-            low, high = (middle, high) if needed(middle) <= memory else (low, middle - 1)
-        require(
-            needed(low) <= memory,
-            "height and width",
-            f"an image whose windows fit into {memory / 1e9:.1f} GB of GPU memory",
-            f"{needed(low) / 1e9:.1f} GB for {job.height}x{job.width}",
-            "use a narrower image, or --engine cpp",
-        )
-        return low
+        return most_images(len(job.images), needed, memory, job, "windows")
 
 
 @dataclass(frozen=True)
@@ -207,7 +243,69 @@ class Work:
     steps: torch.Tensor
 
 
-class Images:
+class Batch:
+    """Images in the making that are drawn together.
+
+    Attributes:
+        memory: on the device, of whatever kernels keep.
+        job: what to draw.
+        piece: which of its images.
+        image: uint8 [N, H, W, C] on the device.
+        kept: float32 [N, H, W, P] on the device, their parameters, if the job asks for them.
+        finished: rows that are on the canvas.
+    """
+
+    memory: torch.Tensor
+    job: NativeJob
+    piece: slice
+    image: torch.Tensor
+    kept: torch.Tensor
+    finished = 0
+
+    def draw(self, report: Callable[[int], None] | None, reports: int) -> None:
+        """Draw them; `report` is called at most `reports` times with the pixels drawn since its last call. What has been drawn is
+        on the canvas before each report, and when this returns or raises."""
+        if self.memory.is_cuda:
+            with torch.cuda.device(self.memory.device):
+                self._draw(replayed, report, reports)
+        else:
+            self._draw(lambda launch: launch, report, reports)
+
+    def _draw(self, runner: Callable[[Launch], Launch], report: Callable[[int], None] | None, reports: int) -> None:
+        """`draw`; runner: makes of some launches a function that does them, again and again."""
+        raise NotImplementedError
+
+    def put_rows(self, ready: int, finished: int) -> None:
+        """Put the rows before `ready`, those before `finished` complete, on the canvas. Waits for the device."""
+        job, rows = self.job, slice(self.finished, ready)
+        job.pixels[self.piece, rows] = self.image[:, rows].cpu().numpy()
+        if job.params is not None:
+            job.params[self.piece, rows] = self.kept[:, rows].cpu().numpy()
+        self.finished = finished
+        job.finished[self.piece] = finished
+
+
+def replayed(launch: Launch) -> Launch:
+    """Some launches as a CUDA graph, captured at the second call: the first one runs them without, which compiles the kernels."""
+    calls, graph = 0, None
+
+    def run() -> None:
+        nonlocal calls, graph
+        calls += 1
+        if calls == 1:
+            launch()
+            return
+        if graph is None:
+            torch.cuda.synchronize()
+            graph = torch.cuda.CUDAGraph()
+            with torch.cuda.graph(graph):
+                launch()
+        graph.replay()
+
+    return run
+
+
+class Images(Batch):
     """Images in the making.
 
     `wanted` is uint8 [N, H, W]: COMPUTED where a window has to be computed for the pixel (for one of the first m of a row: for it or
@@ -254,7 +352,6 @@ class Images:
         self.wanted, self.of_wave = self.what_is_wanted()
         everything = range(len(self.table))
         self.work = {"top": self.work_of(everything), "interior": self.work_of(everything[-2:])}
-        self.finished = 0
 
     def row_of(self, numbers: np.ndarray, maps: tuple[int, ...]) -> torch.Tensor:
         """The row of `JOB`, the programs and the images' numbers."""
@@ -344,34 +441,8 @@ class Images:
         for _ in self.launches(work):
             pass
 
-    def draw(self, report: Callable[[int], None] | None, reports: int) -> None:
-        """Draw all waves; `report` is called at most `reports` times with the pixels drawn since its last call. What has been drawn is
-        on the canvas before each report, and when this returns or raises."""
-        if self.memory.is_cuda:
-            with torch.cuda.device(self.memory.device):
-                self._draw(self.captured, report, reports)
-        else:
-            self._draw(lambda work: lambda: self.launch(work), report, reports)
-
-    def captured(self, work: Work) -> Callable[[], None]:
-        """One wave as a CUDA graph; its first call runs it without, which compiles the kernels."""
-        graph = None
-
-        def run() -> None:
-            nonlocal graph
-            if graph is None:
-                self.launch(work)
-                torch.cuda.synchronize()
-                graph = torch.cuda.CUDAGraph()
-                with torch.cuda.graph(graph):
-                    self.launch(work)
-            else:
-                graph.replay()
-
-        return run
-
-    def _draw(self, runner, report, reports: int) -> None:
-        run = {name: runner(work) for name, work in self.work.items()}
+    def _draw(self, runner: Callable[[Launch], Launch], report: Callable[[int], None] | None, reports: int) -> None:
+        run = {name: runner(partial(self.launch, work)) for name, work in self.work.items()}
         every, drawn, complete = max(1, self.waves // reports), 0, -1
         try:
             for wave in range(self.waves):
@@ -399,9 +470,5 @@ class Images:
 
     def take(self, wave: int) -> None:
         """Put what has been drawn, up to a wave (-1: none), on the canvas. Waits for the device."""
-        job, rows = self.job, slice(self.finished, min(self.job.height, wave + 1))
-        job.pixels[self.piece, rows] = self.image[:, rows].cpu().numpy()
-        if job.params is not None:
-            job.params[self.piece, rows] = self.kept[:, rows].cpu().numpy()
-        self.finished = max(0, min(job.height, wave - self.blocks + 2))
-        job.finished[self.piece] = self.finished
+        height = self.job.height
+        self.put_rows(min(height, wave + 1), max(0, min(height, wave - self.blocks + 2)))

@@ -212,7 +212,7 @@ def chunk_size(numbers: int) -> int:
     return next(k for k in (64, 32, 16) if padded(numbers, k) <= 1.15 * least)
 
 
-class _Weights:
+class Weights:
     """Packs weight blocks chunk by chunk; remembers where each went."""
 
     def __init__(self, columns: int):
@@ -246,7 +246,7 @@ class _Builder:
             of[form] = max(of.get(form, 1), plan.values[value].channels)
         self.pair_k, filters = chunk_size(2 * of[FORM_PAIRS]), max(of.values())
         self.columns = min(chunk_size(filters), 32)
-        self.pairs, self.raws = _Weights(self.columns), _Weights(self.columns)
+        self.pairs, self.raws = Weights(self.columns), Weights(self.columns)
         self.pack_weights()
         self.groups: list[tuple[int, ...]] = []
         self.chunks: list[tuple[int, ...]] = []

@@ -20,6 +20,8 @@ class Blocks:
         step_lanes: windows of one tile of the steps; a multiple of 16.
         step_places: places of a stage that such a tile computes at once.
         step_warps: of a tile of the steps.
+        rows: of a tile of whole images, images times places; ahead of a row of the image.
+        step_rows: of a tile that waits for a pixel; a multiple of 16.
     """
 
     lanes: int = 128
@@ -29,6 +31,8 @@ class Blocks:
     step_lanes: int = 16
     step_places: int = 8
     step_warps: int = 8
+    rows: int = 64
+    step_rows: int = 16
 
 
 # By compute capability. Not measured yet.
@@ -40,7 +44,7 @@ GENERATIONS = {
 }
 
 # For the interpreter, where every operation costs about the same whatever its size.
-INTERPRETER = Blocks(lanes=64, places=16, warps=1, stages=1)
+INTERPRETER = Blocks(lanes=64, places=16, warps=1, stages=1, rows=128)
 
 
 def blocks_for(major: int, precision: str = "fp32") -> Blocks:

@@ -66,6 +66,16 @@ def program_of(job, number):
 
 
 @triton.jit
+def drawing_of(job, n):
+    """What a draw needs besides its place: (numbers of images n, the draw's number, seed, temperature)."""
+    number = tl.load(job + tl.load(job + JOB.numbers) + n).to(tl.uint32, bitcast=True)
+    seed = tl.load(job + JOB.seed_high).to(tl.uint32, bitcast=True).to(tl.uint64) << 32
+    seed |= tl.load(job + JOB.seed_low).to(tl.uint32, bitcast=True).to(tl.uint64)
+    temperature = tl.load(job + JOB.temperature).to(tl.float32, bitcast=True)
+    return number, tl.load(job + JOB.draw).to(tl.uint32, bitcast=True), seed, temperature
+
+
+@triton.jit
 def first_row(program, wave, blocks):
     """The first row that a program draws in a wave, and how many: scalars."""
     left = tl.load(program + PROGRAM.left)
@@ -120,6 +130,18 @@ def to_tf32(x):
 
 
 @triton.jit
+def multiply(total, a, w, PRECISION: tl.constexpr):
+    """total [rows, OUTPUTS] + inputs a [rows, K] times weights w [K, OUTPUTS], in fp32."""
+    if PRECISION == "bf16":
+        total = tl.dot(a, w, total)
+    elif PRECISION == "widened":  # the interpreter cannot multiply bf16
+        total = tl.dot(a.to(tl.float32), w.to(tl.float32), total)
+    else:
+        total = tl.dot(a, w, total, input_precision=PRECISION)
+    return total
+
+
+@triton.jit
 def add_taps(
     total, numbers, weights, chunks, sources, begin, end, tile, place, lane, lanes,
     K: tl.constexpr, OUTPUTS: tl.constexpr, PRECISION: tl.constexpr, ROUNDED: tl.constexpr, TILE: tl.constexpr,
@@ -146,12 +168,7 @@ def add_taps(
         w = tl.load(weights + first + weight)
         if PRECISION == "tf32" and not ROUNDED:
             a = to_tf32(a)
-        if PRECISION == "bf16":
-            total = tl.dot(a, w, total)
-        elif PRECISION == "widened":  # the interpreter cannot multiply bf16
-            total = tl.dot(a.to(tl.float32), w.to(tl.float32), total)
-        else:
-            total = tl.dot(a, w, total, input_precision=PRECISION)
+        total = multiply(total, a, w, PRECISION)
     return total
 
 
@@ -184,7 +201,8 @@ def compute(
 
 @triton.jit
 def finish(
-    total, op, finished, memory, pairs, tile, lane, lanes, channels, GATED: tl.constexpr, ROWS: tl.constexpr, TILE: tl.constexpr
+    total, x, raw, activated, form, finished, memory, pairs, tile, lane, lanes, channels,
+    GATED: tl.constexpr, ROWS: tl.constexpr, TILE: tl.constexpr,
 ):  # fmt: skip
     """Gate a sum, add the residual, and store the result as it is and activated, where it is wanted.
 
@@ -192,11 +210,12 @@ def finish(
 
     Args:
         total: [ROWS, outputs of a tile].
-        op: pointers [ROWS] to rows of operations.
+        x: [ROWS, columns of a tile], the residual; zeros without.
+        raw, activated: int64 [ROWS], arena rows where they go, or -1.
+        form: int32 [ROWS], of `activated`; not used unless TILE.single.
         finished: bool [ROWS], whether the sum is complete; others are left.
     """
     COLUMNS: tl.constexpr = TILE.value.columns
-    PRECISION: tl.constexpr = TILE.value.precision
     column = (tile * COLUMNS + tl.arange(0, COLUMNS))[None, :]
     pair = (tile * 2 * COLUMNS + tl.arange(0, 2 * COLUMNS))[None, :]
     raw_width = (channels + ALIGN - 1) // ALIGN * ALIGN
@@ -207,23 +226,34 @@ def finish(
         y = a / (1.0 + tl.exp(-b))
     else:
         y = total
-    residual = tl.load(op + OPERATION.residual).to(tl.int64)
-    x = memory + (residual * lanes + lane * raw_width)[:, None] + column
-    y = tl.load(x, mask=(finished & (residual >= 0))[:, None] & inside, other=0.0) + y
-    raw, activated = tl.load(op + OPERATION.raw).to(tl.int64), tl.load(op + OPERATION.activated).to(tl.int64)
+    y = x + y
     at = memory + (raw * lanes + lane * raw_width)[:, None] + column
     tl.store(at, y, mask=(finished & (raw >= 0))[:, None] & inside)
     finished &= activated >= 0
     if TILE.value.single:
-        form = tl.load(op + OPERATION.form)
         at = memory + (activated * lanes + lane * raw_width)[:, None] + column
         tl.store(at, seen_as(form[:, None], y), mask=(finished & (form != FORM_PAIRS))[:, None] & inside)
         finished &= form == FORM_PAIRS
     at = pairs + (activated * (lanes * TILE.value.scale) + lane * pair_width)[:, None] + pair
     both = concat_elu(y, ROWS, COLUMNS)
-    if PRECISION == "tf32":
+    if TILE.value.rounded:
         both = to_tf32(both)
     tl.store(at, both.to(pairs.dtype.element_ty), mask=finished[:, None] & (pair < pair_width))
+
+
+@triton.jit
+def finish_operations(
+    total, op, finished, memory, pairs, tile, lane, lanes, channels, GATED: tl.constexpr, ROWS: tl.constexpr, TILE: tl.constexpr
+):  # fmt: skip
+    """`finish` operations that say where their residuals and results are. op: pointers [ROWS] to their rows."""
+    column = (tile * TILE.value.columns + tl.arange(0, TILE.value.columns))[None, :]
+    raw_width = (channels + ALIGN - 1) // ALIGN * ALIGN
+    residual = tl.load(op + OPERATION.residual).to(tl.int64)
+    x = memory + (residual * lanes + lane * raw_width)[:, None] + column
+    x = tl.load(x, mask=(finished & (residual >= 0))[:, None] & (column < raw_width), other=0.0)
+    raw, activated = tl.load(op + OPERATION.raw).to(tl.int64), tl.load(op + OPERATION.activated).to(tl.int64)
+    form = tl.load(op + OPERATION.form)
+    finish(total, x, raw, activated, form, finished, memory, pairs, tile, lane, lanes, channels, GATED, ROWS, TILE)
 
 
 @triton.jit
@@ -380,7 +410,7 @@ def ahead(
     tl.store(at, total, mask=((place < count) & (partial >= 0))[:, None] & (output < width))
     finished = (place < count) & (partial < 0)
     channels = tl.load(group + GROUP.channels)
-    finish(total, op, finished, memory, pairs, tile, lane, lanes, channels, GATED, ROWS, TILE)
+    finish_operations(total, op, finished, memory, pairs, tile, lane, lanes, channels, GATED, ROWS, TILE)
 
 
 @triton.jit
@@ -414,7 +444,7 @@ def step(
         OUTPUTS,
         TILE,
     )
-    finish(total, op, place < count, memory, memory, tile, lane, lanes, channels, GATED, ROWS, TILE)
+    finish_operations(total, op, place < count, memory, memory, tile, lane, lanes, channels, GATED, ROWS, TILE)
 
 
 @triton.jit
@@ -461,10 +491,7 @@ def steps(
     chunks, sources = table_at(tables, DIRECTORY.step_chunks), table_at(tables, DIRECTORY.step_sources)
     parts, pixels = table_at(tables, DIRECTORY.parts), table_at(tables, DIRECTORY.pixels)
     first_part = tl.load(table_at(tables, DIRECTORY.first_part) + number)
-    counter = tl.load(job + tl.load(job + JOB.numbers) + n).to(tl.uint32, bitcast=True)
-    seed = tl.load(job + JOB.seed_high).to(tl.uint32, bitcast=True).to(tl.uint64) << 32
-    seed |= tl.load(job + JOB.seed_low).to(tl.uint32, bitcast=True).to(tl.uint64)
-    temperature = tl.load(job + JOB.temperature).to(tl.float32, bitcast=True)
+    counter, draw_number, seed, temperature = drawing_of(job, n)
     for s in tl.range(0, M, num_stages=1):
         # Each column of the block has lanes of its own, but in the first window.
         shift = tl.where(left == 0, s * of_group, 0)
@@ -518,7 +545,6 @@ def steps(
                 tl.store(kept + (at_row + column)[:, None] * P + p, tl.load(params[:, None] + p, mask=mask), mask=mask)
             if DRAW:
                 draw(
-                    params, row, column, counter, tl.load(job + JOB.draw).to(tl.uint32, bitcast=True), seed, temperature,
-                    image + (at_row + column) * C, drawn, HEAD,
+                    params, row, column, counter, draw_number, seed, temperature, image + (at_row + column) * C, drawn, HEAD,
                 )  # fmt: skip
                 tl.debug_barrier()  # the next step reads these pixels

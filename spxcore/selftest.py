@@ -1,4 +1,4 @@
-"""The self-test of an engine: it draws a small job, and the cpp engine draws it too. `engines.trust` runs it in a process of its own.
+"""The self-test of an engine: it draws small jobs, and the cpp engine draws them too. `engines.trust` runs it in a process of its own.
 
 fp32 pixels must be the same, up to draws within rounding of a bin edge. In tf32 and bf16 a GPU's tensor cores need not draw the pixels of
 any other machine. So there fp32 pixels are compared first, and then the parameters of those pixels, given them.
@@ -17,10 +17,10 @@ from .compare import first_difference
 from .drawing import Job
 from .engines import Engine
 from .errors import SpxError
-from .feeds import Feed, Pixels, Places, unit_levels
+from .feeds import Feed, Pixels, Places, Planes, unit_levels
 from .heads import Logistics
 from .memory import refuses_memory
-from .schedules import Window
+from .schedules import Raster, Window
 from .walk.language import down, down_right, gated_resnet
 from .walk.network import Network
 from .walk.shapes import shapes_of
@@ -52,8 +52,9 @@ def _walk(net):
     return net.conv("out", net.elu(gated_resnet(net, "last", grown, down_right(2, 2), (ul,))), _HEAD.parameters)
 
 
-def small_job() -> Job:
-    """Three images of 9x14 by windows of 4x4: several windows side by side, waves of several blocks, and all borders."""
+def small_jobs() -> tuple[Job, Job]:
+    """Three images of 9x14 by windows of 4x4: several windows side by side, waves of several blocks, and all borders. And three whole
+    images of 5x7."""
     g, n = np.random.default_rng(1), 3
     centre = {"g": (1.0, 0.3), "bias": (0.0, 0.3)}
     tensors = {}
@@ -65,7 +66,12 @@ def small_job() -> Job:
         "where": Places(g.normal(size=(n, _MAPS, 5, 6)).astype(np.float32)),
     }
     code = g.normal(size=(n, _LATENT)).astype(np.float32)
-    return Job(Network(_walk, tensors), _HEAD, Window(4), feeds, 9, 14, np.arange(n), code, seed=11).check()
+    network, images = Network(_walk, tensors), np.arange(n)
+    planes = Planes(g.normal(size=(n, 3, 4, 2 + _MAPS)).astype(np.float32))
+    return (
+        Job(network, _HEAD, Window(4), feeds, 9, 14, images, code, seed=11).check(),
+        Job(network, _HEAD, Raster(), {**feeds, "where": planes}, 5, 7, images, code, seed=11).check(),
+    )
 
 
 def check(engine: str, precision: str = "fp32", device: str | None = None) -> tuple[str, str]:
@@ -74,21 +80,31 @@ def check(engine: str, precision: str = "fp32", device: str | None = None) -> tu
     Returns:
         What was wrong, "" if nothing; and what was compared.
     """
-    job, native = small_job(), engines.why_not("cpp") is None
+    native = engines.why_not("cpp") is None
     judge = engines.get("cpp" if native else "torch", threads=1, device="cpu")
-    drawn, expected = (_drawn(e, job) for e in (engines.get(engine, device=device), judge))
-    compared = f"fp32 pixels of {len(job.images)} images of {job.height}x{job.width} with the {judge.name} engine's"
-    fault = _different_pixels(job, drawn, expected)
+    exact, rounded = engines.get(engine, device=device), engines.get(engine, precision=precision, device=device)
+    # Every engine draws windows.
+    window, whole = small_jobs()
+    jobs = [job for job in (window, whole) if job is window or rounded.why_not(job) is None]
+    sizes = " and ".join(f"{len(job.images)} images of {job.height}x{job.width}" for job in jobs)
+    compared = f"fp32 pixels of {sizes} with the {judge.name} engine's"
+    if precision != "fp32":
+        compared += f"; {precision} parameters of these pixels with its fp32 ones"
+    faults = (_fault(job, exact, rounded, judge, precision) for job in jobs)
+    return next(filter(None, faults), ""), compared
+
+
+def _fault(job: Job, exact: Engine, rounded: Engine, judge: Engine, precision: str) -> str:
+    """What is wrong with what an engine draws in fp32, and in `precision`; "" if nothing."""
+    expected = _drawn(judge, job)
+    fault = _different_pixels(job, _drawn(exact, job), expected)
     if fault or precision == "fp32":
-        return fault, compared
-    rounded, exact = (
-        _params(e, job, expected) for e in (engines.get(engine, precision=precision, device=device), judge)
-    )
-    compared += f"; {precision} parameters of these pixels with its fp32 ones"
-    error = float(np.sqrt(np.mean((rounded - exact) ** 2) / np.mean(exact**2)))
+        return fault
+    got, params = (_params(e, job, expected) for e in (rounded, judge))
+    error = float(np.sqrt(np.mean((got - params) ** 2) / np.mean(params**2)))
     if error <= TOLERANCE:  # false for NaN
-        return "", compared
-    return f"its {precision} parameters are {100 * error:.2g} % off, and {100 * TOLERANCE:.2g} % is allowed", compared
+        return ""
+    return f"its {precision} parameters are {100 * error:.2g} % off, and {100 * TOLERANCE:.2g} % is allowed"
 
 
 def _drawn(engine: Engine, job: Job) -> np.ndarray:

@@ -1,8 +1,9 @@
 """The compiled network on a GPU: `spxcore.plan` run by the Triton kernels of `spxcore.kernels`. Needs no CUDA toolkit.
 
-Rows of an image are drawn in blocks of m columns. All blocks that can be drawn at once are a wave (`kernels/windows.py`); a wave is a
-few dozen launches, captured once in a CUDA graph and replayed for every wave. In Triton's interpreter (TRITON_INTERPRET=1) the same
-launches are plain calls.
+By windows, rows of an image are drawn in blocks of m columns. All blocks that can be drawn at once are a wave (`kernels/windows.py`); a
+wave is a few dozen launches. Whole images are drawn by the raster schedule, row by row (`kernels/raster.py`). A wave, and a row of each
+kind, is captured once in a CUDA graph, and replayed for all others. In Triton's interpreter (TRITON_INTERPRET=1) the same launches are
+plain calls.
 """
 
 from __future__ import annotations
@@ -16,14 +17,16 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from ..canvas import Canvas
-from ..drawing import Job
+from ..drawing import LARGEST_WINDOW, Job
 from ..errors import SpxError, require
 from ..gpus import driver
+from ..schedules import Raster
 from ..walk.network import Network
-from .base import NATIVE_LEVELS, Report, Unable, why_no_window
+from .base import NATIVE_LEVELS, Report, Unable, why_no_raster, why_no_window
 
 if TYPE_CHECKING:
     from ..kernels.launch import OnDevice
+    from ..kernels.raster_launch import RasterOnDevice
     from ..kernels.tuning import Blocks
 
 # Whether Triton runs kernels in its interpreter, on the CPU: slowly, for tests.
@@ -105,6 +108,9 @@ class Triton:
             blocks = blocks or blocks_for(torch.cuda.get_device_capability(self.device)[0], precision)
         self.blocks = blocks or INTERPRETER
         self._compiled: weakref.WeakKeyDictionary[Network, dict[int, OnDevice]] = weakref.WeakKeyDictionary()
+        self._whole: weakref.WeakKeyDictionary[Network, tuple[tuple[int, int], RasterOnDevice]] = (
+            weakref.WeakKeyDictionary()
+        )
 
     def compiled(self, network: Network, side: int) -> OnDevice:
         """A network's tables on the device, for windows of `side` pixels a side. Made when they are first asked for.
@@ -122,29 +128,57 @@ class Triton:
             of_network[side] = OnDevice(layout, self.blocks, self.precision, self.device, EMULATED)
         return of_network[side]
 
+    def whole(self, network: Network, height: int, width: int) -> RasterOnDevice:
+        """A network's raster schedule on the device; that of the latest size is kept, since images have any.
+
+        Raises:
+            SpxError: for a network that the kernels cannot run.
+        """
+        if network not in self._whole or self._whole[network][0] != (height, width):
+            from ..kernels.raster_launch import RasterOnDevice
+            from ..kernels.raster_tables import raster_layout
+            from ..lower.raster import raster_tables
+
+            layout = raster_layout(raster_tables(network.graph, height, width))
+            on_device = RasterOnDevice(layout, self.blocks, self.precision, self.device)
+            self._whole[network] = (height, width), on_device
+        return self._whole[network][1]
+
+    def _is_raster(self, job: Job) -> bool:
+        """Whether it draws a job by the raster schedule. bf16, and places told where they lie in a window, are the windows'."""
+        return isinstance(job.schedule, Raster) and self.precision != "bf16" and not why_no_raster(job, NATIVE_LEVELS)
+
     def why_not(self, job: Job) -> str | None:
         """See `Engine.why_not`."""
-        reason = why_no_window(job, NATIVE_LEVELS)
+        reason = None if self._is_raster(job) else why_no_window(job, NATIVE_LEVELS)
+        if reason and isinstance(job.schedule, Raster) and not why_no_raster(job, NATIVE_LEVELS):
+            others = ", ".join(PRECISIONS[:-1])
+            reason = f"in bf16 it draws whole images that are square and of up to {LARGEST_WINDOW} pixels a side only; others in {others}"
         if reason is None:
             try:
-                self.compiled(job.evaluated, job.side)
+                self._on_device(job)
             except SpxError as error:
                 reason = f"it cannot run this network: {error}"
         return reason
+
+    def _on_device(self, job: Job) -> OnDevice | RasterOnDevice:
+        """What draws a job."""
+        if self._is_raster(job):
+            return self.whole(job.evaluated, job.height, job.width)
+        return self.compiled(job.evaluated, job.side)
 
     def draw(self, job: Job, canvas: Canvas, report: Report | None = None) -> None:
         """See `Engine.draw`."""
         from triton.runtime.errors import OutOfResources
 
-        from ..kernels.launch import Images
         from ..lower.job import native_job
 
-        network, task = self.compiled(job.evaluated, job.side), native_job(job, canvas)
+        network, task = self._on_device(job), native_job(job, canvas)
         together = network.images_together(task, self.memory_for_images())
         try:
             for first in range(0, len(job.images), together):
                 # No name is bound to a batch: its memory is free before the next one's is taken.
-                Images(network, task, slice(first, first + together), self.poison).draw(report, REPORTS)
+                network.images(task, slice(first, first + together), self.poison).draw(report, REPORTS)
         except OutOfResources as error:
             raise Unable(
                 f"precision: a kernel in {self.precision} takes {error.required} of {error.name}, and this GPU has {error.limit} "

@@ -1,7 +1,8 @@
 """Compile the Triton kernels for a GPU that need not be there, by the launches that a drawing makes.
 
-Run as a script without TRITON_INTERPRET: python triton_compile.py [--registers] CAPABILITY PRECISION...; prints a line of JSON for each
-kernel. --registers: with the assembler's account of registers and spilled bytes, which takes its time once more.
+Run as a script without TRITON_INTERPRET: python triton_compile.py [--whole] [--registers] CAPABILITY PRECISION...; prints a line of JSON
+for each kernel. --whole: those for whole images, else all others. --registers: with the assembler's account of registers and spilled
+bytes, which takes its time once more.
 """
 
 from __future__ import annotations
@@ -49,7 +50,7 @@ class Compiling:
         if compiled.hash in self.seen:
             return
         self.seen.add(compiled.hash)
-        ptx, shown = compiled.asm["ptx"], ("GATED", "num_warps", "num_stages")
+        ptx, shown = compiled.asm["ptx"], ("GATED", "LATE", "OF_PAIRS", "num_warps", "num_stages")
         line = {"kernel": self.kernel.__name__, **{k: named[k] for k in shown if k in named}}
         if "TILE" in named:
             line |= {name: getattr(named["TILE"], name) for name in ("lanes", "places", "precision")}
@@ -79,31 +80,49 @@ def registers(ptx: str) -> dict:
 
 def main() -> None:
     from helpers import config, job
+    from wholes import streams_job
 
-    from spxcore.kernels import gated, windows
-    from spxcore.kernels.launch import Images, OnDevice
+    from spxcore.kernels import gated, raster, windows
+    from spxcore.kernels.launch import OnDevice
+    from spxcore.kernels.raster_launch import RasterOnDevice
+    from spxcore.kernels.raster_tables import raster_layout
     from spxcore.kernels.tables import network_layout
     from spxcore.kernels.tuning import blocks_for
     from spxcore.lower.job import native_job
+    from spxcore.lower.raster import raster_tables
     from spxcore.plan import plan_at
 
-    arguments = [argument for argument in sys.argv[1:] if argument != "--registers"]
+    arguments = [argument for argument in sys.argv[1:] if not argument.startswith("--")]
     capability, found = int(arguments[0]), []
     triton.runtime.driver.set_active(Driver(capability))
-    for module, names in ((windows, ("inputs", "ahead", "steps")), (gated, ("forward_kernel", "backward_kernel"))):
+    for module, names in (
+        (windows, ("inputs", "ahead", "steps")),
+        (raster, ("places", "pixels")),
+        (gated, ("forward_kernel", "backward_kernel")),
+    ):
         for name in names:
             setattr(module, name, Compiling(getattr(module, name), capability, found))
-    c = config(patch=8, filters=25, mixtures=10, latent=60, maps=12, conditioning="spatial")
-    task = job(c, 28, 28)
     for precision in arguments[1:]:
-        blocks = blocks_for(capability // 10, precision)
-        layout = network_layout(plan_at(task.network.graph, c.patch, c.patch), blocks)
-        on_device = OnDevice(layout, blocks, precision, torch.device("cpu"))
-        images = Images(on_device, native_job(task, task.canvas()), slice(0, 1))
-        images.launch(images.work["top"])
-    x, y = torch.zeros(2, 25, 8, 8, requires_grad=True), torch.zeros(2, 50, 8, 8, requires_grad=True)
-    for h in (None, torch.zeros(2, 50, 1, 1, requires_grad=True), torch.zeros(2, 50, 8, 8, requires_grad=True)):
-        gated.gate(x, y, h).sum().backward()
+        blocks, device = blocks_for(capability // 10, precision), torch.device("cpu")
+        if "--whole" in sys.argv:
+            # The small PixelCNN++, with a lane for each of many images; and in colour, with places of one image.
+            for channels, count in ((3, 3),):
+                whole = streams_job(5, 6, channels, count, filters=25, mixtures=10)
+                layout = raster_layout(raster_tables(whole.network.graph, 5, 6))
+                on_device = RasterOnDevice(layout, blocks, precision, device)
+                images = on_device.images(native_job(whole, whole.canvas()), slice(0, count))
+                for kind in range(len(layout.tables.kinds)):
+                    images.launch(*images.work(kind), False)
+        else:
+            c = config(patch=8, filters=25, mixtures=10, latent=60, maps=12, conditioning="spatial")
+            task = job(c, 28, 28)
+            layout = network_layout(plan_at(task.network.graph, c.patch, c.patch), blocks)
+            images = OnDevice(layout, blocks, precision, device).images(native_job(task, task.canvas()), slice(0, 1))
+            images.launch(images.work["top"])
+    if "--whole" not in sys.argv:
+        for h in (None, torch.zeros(2, 50, 1, 1, requires_grad=True), torch.zeros(2, 50, 8, 8, requires_grad=True)):
+            x, y = torch.zeros(2, 25, 8, 8, requires_grad=True), torch.zeros(2, 50, 8, 8, requires_grad=True)
+            gated.gate(x, y, h).sum().backward()
     for line in found:
         print(json.dumps(line))
 

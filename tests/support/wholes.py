@@ -7,6 +7,8 @@ import functools
 import numpy as np
 from walks import relu_net, spread
 
+from spx.models.pixelcnnpp.config import NetworkConfig
+from spx.models.pixelcnnpp.network import pixelcnnpp
 from spxcore import Job, Logistics
 from spxcore.feeds import Pixels, Planes, unit_levels
 from spxcore.plan import execute, plan_at
@@ -20,6 +22,14 @@ def whole_job(height: int, width: int, images: int = 2, head=None, seed: int = 3
     planes = Planes(g.normal(size=(images, -(-height // 2), -(-width // 2), 2)))
     feeds = {"x": Pixels(unit_levels(head.levels)), "where": planes}
     return Job(of, head, Raster(), feeds, height, width, np.arange(images), g.normal(size=(images, 3)), seed).check()
+
+
+def streams_job(height: int, width: int, channels: int = 1, images: int = 2, **fields) -> Job:
+    """PixelCNN++ of three resolutions, told one of three classes. fields: of its configuration."""
+    c = NetworkConfig(**{"channels": channels, "filters": 3, "layers": 1, "mixtures": 2, "classes": 3} | fields)
+    code = np.eye(3, dtype=np.float32)[np.arange(images) % 3]
+    feeds, of = {"x": Pixels(unit_levels(256))}, spread(functools.partial(pixelcnnpp, c=c))
+    return Job(of, c.head, Raster(), feeds, height, width, np.arange(images), code, 5).check()
 
 
 def expected(job: Job, pixels: np.ndarray) -> np.ndarray:

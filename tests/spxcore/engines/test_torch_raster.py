@@ -1,30 +1,15 @@
 """Whole images in torch: every place once, when its latest pixel is drawn, and what the naive loop draws."""
 
-import functools
-
 import numpy as np
 import pytest
 import torch
 from helpers import close, drawn, same_images
-from walks import spread
-from wholes import expected, whole_job
+from wholes import expected, streams_job, whole_job
 
-from spx.models.pixelcnnpp.config import NetworkConfig
-from spx.models.pixelcnnpp.network import pixelcnnpp
-from spxcore import Given, Job, Logistics, engines
+from spxcore import Given, Logistics, engines
 from spxcore.engines.torch_raster import Activations, WholeNetwork
-from spxcore.feeds import Pixels, unit_levels
 from spxcore.plan import plan_at
 from spxcore.plan.reach import first_row, latest_pixel, macs_ahead
-from spxcore.schedules import Raster
-
-
-def streams_job(height: int, width: int, channels: int = 1, images: int = 2) -> Job:
-    """PixelCNN++ of three resolutions, told one of three classes."""
-    c = NetworkConfig(channels=channels, filters=3, layers=1, mixtures=2, classes=3)
-    code = np.eye(3, dtype=np.float32)[np.arange(images) % 3]
-    feeds, of = {"x": Pixels(unit_levels(256))}, spread(functools.partial(pixelcnnpp, c=c))
-    return Job(of, c.head, Raster(), feeds, height, width, np.arange(images), code, 5).check()
 
 
 @pytest.mark.parametrize("channels", [1, 3])

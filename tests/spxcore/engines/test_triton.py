@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 import torch
 from helpers import EDGE, FOR_A_GPU, Enough, config, double, drawn, expected_images, flat, job, same_images
+from wholes import streams_job
 
 pytest.importorskip("triton", reason="Triton is not installed")
 
@@ -27,7 +28,7 @@ from spxcore.engines import triton
 from spxcore.engines.torch_feeds import window_inputs
 from spxcore.feeds import Pixels, Places, Planes, unit_levels
 from spxcore.gpus import Driver
-from spxcore.kernels import heads, launch, tables, windows
+from spxcore.kernels import heads, launch, raster, raster_tables, tables, windows
 from spxcore.kernels.launch import HeadShape, Images, OnDevice
 from spxcore.kernels.tables import ALIGN, network_layout, padded
 from spxcore.kernels.tuning import INTERPRETER, Blocks, blocks_for
@@ -440,6 +441,17 @@ def test_distributions_of_each_precision(plain, products, monkeypatch):
     assert 0 < 1.5 * found["tf32"] < found["cut"] and found["bf16"] == found["tf32"]  # a toy of relu has no pairs
 
 
+@in_interpreter
+def test_whole_images_round_for_tensor_cores_too(products):
+    """Weights once, and what they are multiplied with where it is read; the residual stream stays fp32."""
+    task, found = streams_job(2, 3), {}
+    given = Given(np.random.default_rng(0).integers(0, 256, (2, 2, 3, 1)).astype(np.uint8), np.ones((2, 3), bool))
+    for precision in ("fp32", "tf32"):
+        found[precision] = drawn(triton.Triton(precision), task, given, keep=True).params
+    assert set(products) == {("IEEE", False), ("TF32", False)}
+    assert 1e-6 < np.abs(found["tf32"] - found["fp32"]).max() / np.abs(found["fp32"]).max() < TOLERANCE["tf32"]
+
+
 def offset_kernel(images, offsets, BLOCK: tl.constexpr):
     """`map_number` by itself, for maps of 14x14 places and 192 numbers."""
     i = tl.arange(0, BLOCK)
@@ -656,8 +668,13 @@ def test_on_a_gpu(precision, network_of, height, width, images):
 
 def test_kernels_read_columns_by_name():
     """Every table's columns have the numbers that its type gives them, and changed ones change the key of compiled kernels."""
-    for name in ("GROUP", "OPERATION", "CHUNK", "PART", "PIXEL", "INPUT", "PROGRAM", "DIRECTORY", "JOB"):
-        rows, columns = getattr(tables, name), getattr(windows, name)
+    names = [
+        (tables, windows, n)
+        for n in ("GROUP", "OPERATION", "CHUNK", "PART", "PIXEL", "INPUT", "PROGRAM", "DIRECTORY", "JOB")
+    ]
+    names += [(raster_tables, raster, n) for n in ("PLACES", "PIECE", "ITEM")]
+    for of_rows, of_columns, name in names:
+        rows, columns = getattr(of_rows, name), getattr(of_columns, name)
         assert columns.size * 4 == rows.itemsize
         assert [getattr(columns, column) * 4 for column in rows.names] == [
             rows.fields[column][1] for column in rows.names

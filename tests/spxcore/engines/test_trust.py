@@ -57,24 +57,44 @@ def kept(machine: Path) -> list[dict]:
 class Wrong:
     """An engine that draws another one's pixels and parameters, but for what `change` does to them."""
 
-    def __init__(self, change):
-        self.of, self.change, self.name = engines.get("torch", device="cpu", threads=1), change, "wrong"
+    def __init__(self, change, whole: bool):
+        self.of, self.change, self.whole, self.name = (
+            engines.get("torch", device="cpu", threads=1),
+            change,
+            whole,
+            "wrong",
+        )
+
+    def why_not(self, job):
+        return None if self.whole else "it draws by the sliding window only"
 
     def draw(self, job, canvas, report=None):
         self.of.draw(job, canvas, report)
         self.change(canvas)
 
 
-def check_with(monkeypatch, change, precision="fp32"):
+def check_with(monkeypatch, change, precision="fp32", whole=False):
     get = engines.get
-    monkeypatch.setattr(engines, "get", lambda name, **how: Wrong(change) if name == "cuda" else get(name, **how))
+    monkeypatch.setattr(
+        engines, "get", lambda name, **how: Wrong(change, whole) if name == "cuda" else get(name, **how)
+    )
     return selftest.check("cuda", precision)
 
 
-def test_right_pixels_pass(monkeypatch):
-    fault, compared = check_with(monkeypatch, lambda canvas: None)
+@pytest.mark.parametrize(("whole", "sizes"), [(False, "9x14"), (True, "9x14 and 3 images of 5x7")])
+def test_right_pixels_pass(monkeypatch, whole, sizes):
+    fault, compared = check_with(monkeypatch, lambda canvas: None, whole=whole)
     judge = "cpp" if engines.why_not("cpp") is None else "torch"
-    assert fault == "" and compared == f"fp32 pixels of 3 images of 9x14 with the {judge} engine's"
+    assert fault == "" and compared == f"fp32 pixels of 3 images of {sizes} with the {judge} engine's"
+
+
+def test_one_wrong_pixel_of_a_whole_image_is_seen(monkeypatch):
+    def change(canvas):
+        if canvas.pixels.shape[1:3] == (5, 7):
+            canvas.pixels[1, 4, 6] ^= 128
+
+    assert check_with(monkeypatch, change)[0] == ""
+    assert check_with(monkeypatch, change, whole=True)[0].startswith("pixel (4, 6) of image 1 of its self-test is ")
 
 
 @pytest.mark.parametrize("image", [0, 2])

@@ -90,9 +90,9 @@ Array<T> checked_array(const std::string& name, const py::handle& value, const S
 inline Array<float> finite_array(const std::string& name, const py::handle& value, const Shape& shape,
                                  const std::vector<std::string>& names = {}) {
   Array<float> array = checked_array<float>(name, value, shape, names);
-  for (py::ssize_t i = 0; i < array.size(); ++i) {
-    require(std::isfinite(array.data()[i]), name, "finite numbers", "NaN or infinity");
-  }
+  bool finite = true;  // of all numbers, without a branch for each: there may be millions
+  for (py::ssize_t i = 0; i < array.size(); ++i) finite &= std::isfinite(array.data()[i]);
+  require(finite, name, "finite numbers", "NaN or infinity");
   return array;
 }
 

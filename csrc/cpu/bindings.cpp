@@ -4,6 +4,8 @@
 #include <pybind11/stl.h>
 
 #include <algorithm>
+#include <mutex>
+#include <shared_mutex>
 #include <string>
 #include <vector>
 
@@ -66,6 +68,18 @@ void read_numbers(const Fields& t, Model& model) {
   model.code_outputs = static_cast<int>(got[1]);
 }
 
+// Puts other numbers into a model of the same tables.
+void renew_numbers(Model& model, const py::object& weights, const py::object& bias, const py::object& code) {
+  const auto size = [](const std::vector<float>& v) { return static_cast<py::ssize_t>(v.size()); };
+  const auto w = finite_array("weights", weights, {size(model.weights) - SLACK});
+  const auto b = finite_array("bias", bias, {size(model.bias)});
+  const auto u = finite_array("code", code, {model.code, model.code_outputs});
+  std::copy_n(w.data(), w.size(), model.weights.begin());
+  std::copy_n(b.data(), b.size(), model.bias.begin());
+  std::copy_n(u.data(), u.size(), model.code_weights.begin());
+  model.pack();
+}
+
 class Engine {
  public:
   Engine(const py::object& tables, const py::object& options) {
@@ -96,7 +110,15 @@ class Engine {
     model_.finish(t.rows<Block>("blocks"));  // std::invalid_argument becomes a ValueError
   }
 
+  // Replaces the numbers, unless a thread is using them: false then, and nothing is changed.
+  bool renew(const py::object& weights, const py::object& bias, const py::object& code) {
+    const std::unique_lock alone(in_use_, std::try_to_lock);
+    if (alone) renew_numbers(model_, weights, bias, code);
+    return alone.owns_lock();
+  }
+
   void draw(const py::object& job, const py::object& report) const {
+    const std::shared_lock used(in_use_);
     check_window_programs();
     const Input& window = model_.inputs[0];
     const int32_t told = model_.inputs.size() > 1 ? model_.inputs[1].channels : 0;
@@ -108,6 +130,7 @@ class Engine {
   // A program's results for N windows or images, [N, T, P].
   py::array_t<float> evaluate(const py::object& number, const py::list& inputs, const py::object& code,
                               bool narrow) const {
+    const std::shared_lock used(in_use_);
     const auto programs = static_cast<int64_t>(model_.programs.size());
     const Program& program = model_.programs[checked_whole("program", number, 0, programs - 1)];
     require(inputs.size() == model_.inputs.size(), "inputs", std::to_string(model_.inputs.size()) + " arrays",
@@ -161,6 +184,7 @@ class Engine {
 
   Model model_;
   int threads_;
+  mutable std::shared_mutex in_use_;
 };
 
 class RasterEngine {
@@ -190,7 +214,17 @@ class RasterEngine {
     raster_.finish(t.rows<Block>("blocks"));  // std::invalid_argument becomes a ValueError
   }
 
+  // As of Engine.
+  bool renew(const py::object& weights, const py::object& bias, const py::object& code) {
+    const std::unique_lock alone(in_use_, std::try_to_lock);
+    if (!alone) return false;
+    renew_numbers(raster_.model, weights, bias, code);
+    raster_.fill();
+    return true;
+  }
+
   void draw(const py::object& job, const py::object& report) const {
+    const std::shared_lock used(in_use_);
     const Model& model = raster_.model;
     Fields fields(job);
     const Job checked = read_job(fields, {1, raster_.rings[raster_.pixels].channels, 0, model.code, model.parameters});
@@ -217,9 +251,15 @@ class RasterEngine {
  private:
   Raster raster_;
   int threads_;
+  mutable std::shared_mutex in_use_;
 };
 
 }  // namespace
+
+constexpr auto RENEW =
+    R"(Replace the tables' weights, bias and code by others of the same sizes.
+
+Returns whether it did. It does not while another thread draws or evaluates: the engine is then as it was.)";
 
 void define_cpu_engine(py::module_& module) {
   py::class_<RasterEngine>(module, "Raster", "A network lowered to the raster schedule; see spxcore.engines.cpp.")
@@ -227,6 +267,7 @@ void define_cpu_engine(py::module_& module) {
            R"(tables: a spxcore.lower.raster.RasterTables. options: a spxcore.engines.cpp.Options.
 
 Raises ValueError for another type of a table, or an index out of range.)")
+      .def("renew", method(&RasterEngine::renew), py::arg("weights"), py::arg("bias"), py::arg("code"), RENEW)
       .def("draw", method(&RasterEngine::draw), py::arg("job"), py::arg("report"),
            R"(Draw a spxcore.lower.job.NativeJob of the tables' size.
 
@@ -236,6 +277,7 @@ report: called with the number of pixels since the last call, or None; what it r
            R"(tables: a spxcore.engines.cpp.Tables. options: a spxcore.engines.cpp.Options.
 
 Raises ValueError for another type of a table, or an index out of range.)")
+      .def("renew", method(&Engine::renew), py::arg("weights"), py::arg("bias"), py::arg("code"), RENEW)
       .def("draw", method(&Engine::draw), py::arg("job"), py::arg("report"),
            R"(Draw a spxcore.lower.job.NativeJob; the programs must be spxcore.lower.window.window_programs.
 

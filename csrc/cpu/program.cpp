@@ -56,22 +56,28 @@ void count_alike(Program& program) {
 
 }  // namespace
 
-void Model::finish(const std::vector<Block>& blocks) {
+void Model::finish(const std::vector<Block>& found) {
+  blocks = found;
   check_programs(*this, blocks);
   for (const Program& program : programs) {
     rows = std::max(rows, program.rows);
     for (const Op& op : program.ops) outputs = std::max(outputs, static_cast<int>(op.outputs));
   }
-  packed.assign(weights.size() + SLACK, 0.0f);
+  weights.resize(weights.size() + SLACK, 0.0f);
+  packed.assign(weights.size(), 0.0f);
+  for (Program& program : programs) count_alike(program);
+  pack();
+}
+
+void Model::pack() {
   for (const Block& block : blocks) {
     kernels->pack(weights.data() + block.first, block.inputs, block.outputs, packed.data() + block.first);
   }
-  weights.resize(weights.size() + SLACK, 0.0f);
-  for (Program& program : programs) count_alike(program);
   if (tile_kernels) pack_tiles();
 }
 
 void Model::pack_tiles() {
+  tiles.clear();
   std::unordered_map<int32_t, int32_t> first_of;  // weights of a block -> its first tile
   for (Program& program : programs) {
     program.first_tile.assign(program.taps.size(), 0);

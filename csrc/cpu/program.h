@@ -40,12 +40,16 @@ struct Model {
   int code = 0;                     // Z
   int code_outputs = 0;             // L
   std::vector<float> code_weights;  // [Z][L], every layer's U side by side
+  std::vector<Block> blocks;        // of `weights`
   std::vector<Program> programs;
   int rows = 0;     // of the largest program's arena
   int outputs = 0;  // of the widest op
 
   // Checks every index of the programs against the arrays and packs the weights. Throws std::invalid_argument.
   void finish(const std::vector<Block>& blocks);
+
+  // Packs the weights anew, after other numbers were put into `weights`.
+  void pack();
 
  private:
   void pack_tiles();

@@ -24,6 +24,21 @@ struct Layout {
   int64_t size = 0;
 };
 
+// Where numbers of a model stand again, as narrow kernels read them. stage: whose sum they are part of.
+struct TiledBlock {
+  Block block;
+  int32_t stage;
+  int64_t to;  // in Raster::tiles
+};
+struct TiledBias {
+  int32_t bias, stage;
+  int64_t to;  // in Raster::tile_bias
+};
+struct BlockInOrder {
+  int64_t from, to;  // in Raster::tiles, in Raster::in_order
+  int32_t inputs, count;
+};
+
 struct Raster {
   Model model;  // weights, biases, code and kernels; it has no programs
   int height = 0, width = 0, period = 1;
@@ -53,9 +68,15 @@ struct Raster {
   std::vector<int64_t> place_bias;   // for each place of each op its bias in `tile_bias`
   std::vector<int32_t> stage_tiles;  // of each stage, tiles of its sum
   std::vector<int32_t> plane_rows;   // of each of `planes`, how many of its rows are read
+  std::vector<TiledBlock> tiled_blocks;
+  std::vector<TiledBias> tiled_biases;
+  std::vector<BlockInOrder> blocks_in_order;
 
   // Checks every index and places the rings. Throws std::invalid_argument.
   void finish(const std::vector<Block>& blocks);
+
+  // Puts the model's numbers where kernels read them; again after others were put into `model`, which `Model::pack` has packed.
+  void fill();
 
   int ring_width(int ring) const { return rings[ring].left + rings[ring].width + rings[ring].right; }
 
@@ -69,8 +90,8 @@ struct Raster {
  private:
   void lay_out(Layout& layout, const std::vector<int32_t>& place, const std::vector<int32_t>& sums) const;
   void choose_tile();
-  void pack_tiles(const std::vector<Block>& blocks);
-  void pack_in_order();
+  void place_tiles();
+  void place_in_order();
 };
 
 // Draws a job on so many threads; `report` as of `draw` in engine.h. planes: one for each of raster.planes.

@@ -1,6 +1,7 @@
 // What Python hands over of a raster schedule: every number is checked here, so that no place of an arena that a kernel
 // reads or writes lies outside it.
 #include <algorithm>
+#include <cstring>
 #include <map>
 #include <unordered_map>
 
@@ -163,6 +164,15 @@ class Checker {
   std::vector<int> base_;
 };
 
+// Of a tile or a part of one: shorter than a call of memcpy is worth.
+inline void copy_numbers(const float* from, int count, float* to) {
+  while (count >= 8) {
+    std::memcpy(to, from, 8 * sizeof(float));
+    from += 8, to += 8, count -= 8;
+  }
+  for (int i = 0; i < count; ++i) to[i] = from[i];
+}
+
 }  // namespace
 
 void Raster::finish(const std::vector<Block>& blocks) {
@@ -181,8 +191,9 @@ void Raster::finish(const std::vector<Block>& blocks) {
   for (const RasterStage& stage : stages) sums.push_back(stage.outputs);
   lay_out(wide, numbers, sums);
   choose_tile();
-  pack_tiles(blocks);
-  pack_in_order();
+  place_tiles();
+  place_in_order();
+  fill();
   std::vector<int32_t> places;
   for (size_t ring = 0; ring < rings.size(); ++ring) {
     const int padded = (rings[ring].channels + tile - 1) / tile * tile;
@@ -246,71 +257,85 @@ void Raster::choose_tile() {
   }
 }
 
-// Weights [inputs][outputs] of every block become [tiles][inputs][tile], biases [tiles][tile].
-void Raster::pack_tiles(const std::vector<Block>& blocks) {
+// Where each block and each bias stands in tiles.
+void Raster::place_tiles() {
   std::unordered_map<int32_t, Block> by_first;
-  for (const Block& block : blocks) by_first[block.first] = block;
+  for (const Block& block : model.blocks) by_first[block.first] = block;
   std::unordered_map<int64_t, int64_t> tiled;  // first number of a block, and halves -> where it begins here
   std::unordered_map<int64_t, int64_t> tiled_bias;
+  int64_t size = 0, bias_size = 0;
   tap_tiles.assign(taps.size(), 0);
   place_bias.assign(biases.size(), 0);
   for (const RasterOp& op : ops) {
-    const RasterStage& stage = stages[op.stage];
-    const int halves = stage.gate == GATE_SIGMOID ? 2 : 1, channels = stage.outputs / halves;
-    const int padded = stage_tiles[op.stage] / halves * tile, sum = stage_tiles[op.stage] * tile;
-    const auto column = [&](int output) { return output / channels * padded + output % channels; };
+    const int halves = stages[op.stage].gate == GATE_SIGMOID ? 2 : 1, sum = stage_tiles[op.stage] * tile;
     for (int t = op.tap_begin; t < op.tap_end; ++t) {
       const Block& block = by_first.at(taps[t].weights);
-      const auto [known, is_new] =
-          tiled.try_emplace(int64_t{block.first} * 2 + halves - 1, static_cast<int64_t>(tiles.size()));
+      const auto [known, is_new] = tiled.try_emplace(int64_t{block.first} * 2 + halves - 1, size);
       tap_tiles[t] = known->second;
       if (!is_new) continue;
-      tiles.resize(tiles.size() + static_cast<size_t>(block.inputs) * sum, 0.0f);
-      float* to = tiles.data() + known->second;
-      for (int64_t i = 0; i < block.inputs; ++i) {
-        const float* from = model.weights.data() + block.first + i * block.outputs;
-        for (int o = 0; o < block.outputs; ++o) {
-          const int64_t at = column(o);
-          to[(at / tile * block.inputs + i) * tile + at % tile] = from[o];
-        }
-      }
+      tiled_blocks.push_back({block, op.stage, size});
+      size += int64_t{block.inputs} * sum;
     }
     for (int place = 0; place < op.count; ++place) {
-      const int64_t bias = biases[op.bias + place];
-      const auto [known, is_new] =
-          tiled_bias.try_emplace(bias << 16 | op.stage, static_cast<int64_t>(tile_bias.size()));
+      const int32_t bias = biases[op.bias + place];
+      const auto [known, is_new] = tiled_bias.try_emplace(int64_t{bias} << 16 | op.stage, bias_size);
       place_bias[op.bias + place] = known->second;
       if (!is_new) continue;
-      tile_bias.resize(tile_bias.size() + sum, 0.0f);
-      for (int o = 0; o < stage.outputs; ++o) tile_bias[known->second + column(o)] = model.bias[bias + o];
+      tiled_biases.push_back({bias, op.stage, bias_size});
+      bias_size += sum;
     }
   }
-  tiles.resize(tiles.size() + SLACK, 0.0f);
+  tiles.assign(size + SLACK, 0.0f);
+  tile_bias.assign(bias_size, 0.0f);
 }
 
-// The weights of the taps that wait, op after op. Most kinds of rows share them.
-void Raster::pack_in_order() {
+// Where the weights of the taps that wait stand, op after op. Most kinds of rows share them.
+void Raster::place_in_order() {
   std::map<std::vector<int64_t>, int64_t> known;  // the blocks of an op's taps -> where they begin here
+  int64_t size = 0;
   op_in_order.assign(ops.size(), 0);
   for (size_t number = 0; number < ops.size(); ++number) {
     const RasterOp& op = ops[number];
     if (!op.waits) continue;
-    std::vector<int64_t> blocks(1, op.stage);
-    for (int t = op.tap_late; t < op.tap_end; ++t) blocks.push_back(tap_tiles[t]);
-    const auto [found, is_new] = known.try_emplace(blocks, static_cast<int64_t>(in_order.size()));
+    std::vector<int64_t> of_taps(1, op.stage);
+    for (int t = op.tap_late; t < op.tap_end; ++t) of_taps.push_back(tap_tiles[t]);
+    const auto [found, is_new] = known.try_emplace(of_taps, size);
     op_in_order[number] = found->second;
     for (int t = op.tap_late; is_new && t < op.tap_end; ++t) {
-      const int64_t inputs = numbers[taps[t].ring], count = stage_tiles[op.stage];
-      const float* from = tiles.data() + tap_tiles[t];
-      for (int64_t i = 0; i < inputs; ++i) {
-        for (int64_t k = 0; k < count; ++k) {
-          const float* one = from + (k * inputs + i) * tile;
-          in_order.insert(in_order.end(), one, one + tile);
-        }
-      }
+      const int32_t inputs = numbers[taps[t].ring], count = stage_tiles[op.stage];
+      blocks_in_order.push_back({tap_tiles[t], size, inputs, count});
+      size += int64_t{inputs} * count * tile;
     }
   }
-  in_order.resize(in_order.size() + SLACK, 0.0f);
+  in_order.assign(size + SLACK, 0.0f);
+}
+
+// Weights [inputs][outputs] of every block become [tiles][inputs][tile], and in order [inputs][tiles][tile]; biases [tiles][tile].
+// Each half of a sum before a gate begins with a tile of its own.
+void Raster::fill() {
+  // Numbers of a stage's sum, for each of some inputs.
+  const auto copy_tiles = [this](const RasterStage& stage, int32_t sums, const float* from, float* to, int inputs) {
+    const int halves = stage.gate == GATE_SIGMOID ? 2 : 1, channels = stage.outputs / halves;
+    for (int k = 0; k < sums; ++k, to += int64_t{inputs} * tile) {
+      const int half = k / (sums / halves), first = k % (sums / halves) * tile, count = std::min(tile, channels - first);
+      const float* part = from + half * channels + first;
+      for (int64_t i = 0; i < inputs; ++i) copy_numbers(part + i * stage.outputs, count, to + i * tile);
+    }
+  };
+  for (const TiledBlock& t : tiled_blocks) {
+    copy_tiles(stages[t.stage], stage_tiles[t.stage], model.weights.data() + t.block.first, tiles.data() + t.to,
+               t.block.inputs);
+  }
+  for (const TiledBias& t : tiled_biases) {
+    copy_tiles(stages[t.stage], stage_tiles[t.stage], model.bias.data() + t.bias, tile_bias.data() + t.to, 1);
+  }
+  for (const BlockInOrder& block : blocks_in_order) {
+    for (int64_t k = 0; k < block.count; ++k) {
+      const float* from = tiles.data() + block.from + k * block.inputs * tile;
+      float* to = in_order.data() + block.to + k * tile;
+      for (int64_t i = 0; i < block.inputs; ++i) copy_numbers(from + i * tile, tile, to + i * block.count * tile);
+    }
+  }
 }
 
 }  // namespace spx

@@ -1,7 +1,8 @@
-"""The Python interface: load a checkpoint, draw samples, reconstruct, complete and score images."""
+"""The Python interface: load a checkpoint, draw samples, reconstruct, complete and score images; replace the weights."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -68,6 +69,21 @@ class Sampler:
     def module(self) -> nn.Module:
         """The torch model."""
         return self.checkpoint.module()
+
+    def update(self, tensors: Mapping[str, Any]) -> None:
+        """Replace the weights: what is drawn, completed or scored from now on is that of a fresh sampler of these weights, with every
+        engine. The cpp engine keeps its tables, and takes new numbers in less time than it draws an image.
+
+        Not to be called while another thread draws with this sampler.
+
+        Args:
+            tensors: NumPy arrays or torch tensors by name, such as `module.state_dict()`: all tensors of the model, which are copied.
+
+        Raises:
+            SpxError: for a name, a shape or a type that is not the model's, NaN or infinity; nothing is changed then.
+        """
+        self.checkpoint = self.checkpoint.with_tensors(tensors)
+        self.__dict__.pop("module", None)
 
     def sample(
         self, height: int | None = None, width: int | None = None, n: int = 1, seed: int = 0, digit: int | None = None, **options

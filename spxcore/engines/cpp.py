@@ -14,12 +14,12 @@ from ..canvas import Canvas
 from ..drawing import Job
 from ..errors import SpxError, require
 from ..lower.job import native_job
-from ..lower.raster import raster_tables
+from ..lower.raster import RasterNumbers, raster_tables
 from ..lower.tables import INPUT, rows_of
-from ..lower.window import Packed, WindowProgram, full_program, inputs_of, pack, window_programs
+from ..lower.window import Packed, WindowProgram, full_program, inputs_of, pack, repacked, window_programs
 from ..plan import Plan, plan_at
 from ..schedules import Raster
-from ..walk.network import Network
+from ..walk.network import Network, Structure
 from .base import NATIVE_LEVELS, Report, known_inputs, why_no_raster, why_no_window
 
 EMULATED = False
@@ -127,7 +127,7 @@ class Cpp:
 
     def __init__(self, threads: int, isa: str, precision: str = "fp32", poison: bool = False):
         self.threads, self.isa, self.precision, self.poison = threads, isa, precision, poison
-        self._compiled: weakref.WeakKeyDictionary[Network, dict] = weakref.WeakKeyDictionary()
+        self._compiled: weakref.WeakKeyDictionary[Structure, dict] = weakref.WeakKeyDictionary()
 
     def why_not(self, job: Job) -> str | None:
         """See `Engine.why_not`."""
@@ -178,24 +178,87 @@ class Cpp:
 
     def raster(self, network: Network, height: int, width: int):
         """The native engine of a network's `raster_tables`; that of the latest size is kept, since images have any."""
-        known, size = self._compiled.setdefault(network, {}), (height, width)
-        if known.get("raster", (None,))[0] != size:
+        known, size = self._compiled.setdefault(network.structure, {}), (height, width)
+        found = known.get("raster")
+        if found is None or found.size != size or not found.serves(network):
             tables = raster_tables(network.graph, height, width)
             options = Options(self.isa, False, self.poison, self.threads)
-            known["raster"] = size, native.native().Raster(tables, options)
-        return known["raster"][1]
+            found = known["raster"] = _Whole(native.native().Raster(tables, options), network, size)
+        return found.engine
 
     def windows(self, network: Network, height: int, width: int):
         """The native engine of a network's `window_programs`, compiled when it is first asked for."""
         return self._engine(network, height, width, self.precision == "bf16", window_programs)
 
     def _engine(self, network: Network, height: int, width: int, bf16: bool, programs: Callable):
-        known = self._compiled.setdefault(network, {})
+        known = self._compiled.setdefault(network.structure, {})
         key = height, width, programs is window_programs
-        if key not in known:
-            # Folding costs more than it saves where a network runs once an image.
-            plan = plan_at(network.graph, height, width, fold=bool(network.graph.drawn))
+        if key not in known or not known[key].serves(network):
+            plan = _plan(network, height, width)
             packed = pack(plan)
             tables = tables_of(plan, packed, programs(plan, packed))
-            known[key] = native.native().Engine(tables, Options(self.isa, bf16, self.poison, self.threads))
-        return known[key]
+            engine = native.native().Engine(tables, Options(self.isa, bf16, self.poison, self.threads))
+            known[key] = _Windows(engine, network, (height, width), [stage.bias_row for stage in plan.stages])
+        return known[key].engine
+
+
+def _plan(network: Network, height: int, width: int) -> Plan:
+    """The plan that is run. Folding costs more than it saves where a network runs once an image."""
+    return plan_at(network.graph, height, width, fold=bool(network.graph.drawn))
+
+
+# `Packed.weights`, `bias` and `code`.
+Arrays = tuple[np.ndarray, np.ndarray, np.ndarray]
+
+
+class _Compiled:
+    """A native engine, and the network whose numbers it holds.
+
+    Args:
+        engine: the engine.
+        network: of these numbers; it is not kept.
+        size: in pixels.
+    """
+
+    def __init__(self, engine, network: Network, size: tuple[int, int]):
+        self.engine, self.size, self._of = engine, size, weakref.ref(network)
+
+    def serves(self, network: Network) -> bool:
+        """Whether it holds a network's numbers now, one of the same structure: they are put into it. False: it has to be made anew."""
+        if self._of() is not network:
+            numbers = self.numbers(network)
+            if numbers is None or not self.engine.renew(*numbers):
+                return False
+            self._of = weakref.ref(network)
+        return True
+
+    def numbers(self, network: Network) -> Arrays | None:
+        """A network's numbers in the order of its tables; None if they do not fit."""
+        raise NotImplementedError
+
+
+class _Whole(_Compiled):
+    """Of the raster schedule."""
+
+    _numbers: RasterNumbers | None = None
+
+    def numbers(self, network: Network) -> Arrays | None:
+        if self._numbers is None:
+            self._numbers = RasterNumbers(network.structure.numbers, *self.size)
+        return self._numbers(network.tensors)
+
+
+class _Windows(_Compiled):
+    """Of programs.
+
+    Args:
+        bias_rows: `Stage.bias_row` of its stages.
+    """
+
+    def __init__(self, engine, network: Network, size: tuple[int, int], bias_rows: list[np.ndarray]):
+        super().__init__(engine, network, size)
+        self._bias_rows = bias_rows
+
+    def numbers(self, network: Network) -> Arrays | None:
+        packed = repacked(_plan(network, *self.size), self._bias_rows)
+        return None if packed is None else (packed.weights, packed.bias, packed.code)

@@ -12,8 +12,9 @@ rows, as many as somebody still reads, with zeros on the left and on the right.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from functools import reduce
 from itertools import pairwise
 from typing import NamedTuple
 
@@ -21,8 +22,7 @@ import numpy as np
 
 from ..errors import require
 from ..graph import Graph, Stage, Taps
-from ..plan import plan_at
-from ..plan.plan import shared_rows
+from ..walk.numbers import Numbers
 from .tables import (
     FORM_PAIRS,
     FORM_RAW,
@@ -92,7 +92,31 @@ def raster_tables(graph: Graph, height: int, width: int) -> RasterTables:
     Raises:
         SpxError: for a network that native code cannot run, or that no raster order draws.
     """
-    return _Lowering(graph, height, width).run()
+    tables = _Lowering(graph, height, width, np.float32).run()
+    return tables._replace(bias=summed(tables.bias))
+
+
+def summed(terms: np.ndarray) -> np.ndarray:
+    """Terms [n, numbers] summed in their order, one after the other."""
+    return reduce(np.add, terms)
+
+
+class RasterNumbers:
+    """The numbers of a network's raster tables for any tensors, without its graph. Nothing in the other tables depends on tensors.
+
+    Args:
+        numbers: the network's.
+        height, width: of the tables.
+    """
+
+    def __init__(self, numbers: Numbers, height: int, width: int):
+        self.numbers, places = numbers, _Lowering(numbers.graph, height, width, np.int64).run()
+        self.weights, self.bias, self.code = places.weights, places.bias, places.code
+
+    def __call__(self, tensors: Mapping[str, np.ndarray]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """`RasterTables.weights`, `bias` and `code`."""
+        vector = self.numbers(tensors)
+        return vector.take(self.weights), summed(vector.take(self.bias)), vector.take(self.code)
 
 
 @dataclass
@@ -119,15 +143,14 @@ class _Kind:
 class _Lowering:
     """See the module."""
 
-    def __init__(self, graph: Graph, height: int, width: int):
+    def __init__(self, graph: Graph, height: int, width: int, dtype: type):
         self.graph, self.height, self.width = graph, height, width
         for name, value in graph.values.items():
             good = value.level is not None and value.level >= 0
             require(good, f"value {name}", "a map no larger than the image", f"level {value.level}")
         self.size = {name: value.size(height, width) for name, value in graph.values.items()}
         self.period = graph.pixels
-        # The numbers of a network are the same at all sizes.
-        self.packed: Packed = pack(plan_at(graph, self.period, self.period, fold=False))
+        self.packed: Packed = pack(graph, dtype)
         self.pixels = graph.drawn[0]
         self.need = self._needed()
         self.rings: dict[tuple[str, bool], _Ring] = {}
@@ -138,7 +161,7 @@ class _Lowering:
         self.biases: list[np.ndarray] = []
         self.bias_count = 0
         self.bias: list[np.ndarray] = []
-        self.bias_at: dict[bytes, int] = {}
+        self.bias_at: dict[tuple[str, bytes], int] = {}
         self.bias_numbers = 0
 
     # ---- rows ----
@@ -298,7 +321,7 @@ class _Lowering:
             np.array(begins, np.int32),
             self.packed.weights,
             self.packed.blocks,
-            np.concatenate(self.bias),
+            self._bias_terms(),
             self.packed.code,
         )
 
@@ -431,27 +454,34 @@ class _Lowering:
     def _bias_of(self, stage: Stage, y: int) -> np.ndarray:
         """Where the bias of each place of a row begins."""
         width = self.size[stage.output][1]
-        if not stage.biases:
-            return np.full(width, self._bias_number(stage.bias))
-        bias = np.repeat(stage.bias[None], width, axis=0)
+        every = np.ones(width, bool)
+        terms = [(term, every) for term in np.atleast_2d(stage.bias)]  # and which places have it
         for part in stage.biases:
             down, right = part.taps.first
-            if y >= down:
-                bias[right:] += part.bias
+            shown = (np.arange(width) >= right) & (y >= down)
+            terms.append((part.bias, shown))
             if part.ones is not None:  # the channel of ones has as many places as the result
+                reads = np.zeros((len(part.ones), width), bool)
                 for phase in range(part.taps.period):
                     x = np.arange(phase, width, part.taps.period)
                     for _, dx, block in self._taps_of(part.taps, y, phase, self.size[stage.output]):
                         column = x // part.taps.period * part.taps.step + dx
-                        bias[x[(column >= 0) & (column < width) & (x >= right)]] += part.ones[block]
-        rows, of_place = shared_rows(bias)
-        return np.array([self._bias_number(r) for r in rows])[of_place]
+                        reads[block, x] = (column >= 0) & (column < width)
+                terms += [(ones, shown & read) for ones, read in zip(part.ones, reads)]
+        numbers, has = np.stack([term for term, _ in terms]), np.stack([places for _, places in terms], axis=1)
+        kinds, of_place = np.unique(has, axis=0, return_inverse=True)
+        return np.array([self._bias_number(stage.name, numbers, kind) for kind in kinds])[of_place.reshape(-1)]
 
-    def _bias_number(self, bias: np.ndarray) -> int:
-        """Where a bias begins."""
-        key = np.ascontiguousarray(bias, np.float32).tobytes()
+    def _bias_number(self, stage: str, terms: np.ndarray, has: np.ndarray) -> int:
+        """Where a bias begins, the sum of those terms [n, outputs] of a stage that it has [n]."""
+        key = stage, has.tobytes()
         if key not in self.bias_at:
             self.bias_at[key] = self.bias_numbers
-            self.bias.append(np.asarray(bias, np.float32))
-            self.bias_numbers += len(bias)
+            self.bias.append(np.where(has[:, None], terms, 0).astype(terms.dtype))
+            self.bias_numbers += terms.shape[1]
         return self.bias_at[key]
+
+    def _bias_terms(self) -> np.ndarray:
+        """The terms of all biases side by side [n, numbers]; zeros where a bias has fewer."""
+        most = max(map(len, self.bias))
+        return np.concatenate([np.pad(terms, ((0, most - len(terms)), (0, 0))) for terms in self.bias], axis=1)

@@ -9,15 +9,17 @@ Memory is an arena of rows (`arena`). A row holds one number of each window that
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 import numpy as np
 
+from .. import graph
 from ..errors import require
-from ..graph import Graph
+from ..graph import Graph, Read
 from ..plan.plan import BLOCK as TAP_BLOCK
-from ..plan.plan import PLACE, ROW, SOURCE, Plan, Stage
+from ..plan.plan import PLACE, ROW, SOURCE, Plan, Source, Stage
 from .arena import Arena
 from .tables import BLOCK, FORM_PAIRS, FORM_RELU, GATE_NONE, GATE_SIGMOID, OP, PIXEL, TAP, TOLD, joined, rows_of
 
@@ -92,7 +94,12 @@ def inputs_of(network: Plan | Graph) -> tuple[str, ...]:
     return (*network.drawn, *(name for name in network.inputs if name not in network.drawn))
 
 
-def _activations(plan: Plan) -> dict[str, int]:
+def _sources(stage: Stage | graph.Stage) -> tuple[Source | Read, ...]:
+    """What a stage reads."""
+    return stage.reads if isinstance(stage, graph.Stage) else stage.sources
+
+
+def _activations(plan: Plan | Graph) -> dict[str, int]:
     """See `Packed`.
 
     Raises:
@@ -101,7 +108,7 @@ def _activations(plan: Plan) -> dict[str, int]:
     found: dict[str, int] = {}
     for stage in plan.stages:
         require(stage.gate in GATES, f"stage {stage.name}", "a gate that engines have: none or sigmoid", stage.gate)
-        for source in stage.sources:
+        for source in _sources(stage):
             if source.form == "raw":
                 continue
             name = f"value {source.value}"
@@ -114,18 +121,24 @@ def _activations(plan: Plan) -> dict[str, int]:
     return found
 
 
-def pack(plan: Plan) -> Packed:
-    """Put a plan's numbers into arrays, as its programs index them.
+def pack(network: Plan | Graph, dtype: type = np.float32) -> Packed:
+    """Put a network's numbers into arrays, as its programs index them; of a graph, whose places have biases of their own, without these.
+
+    Args:
+        network: a plan or a graph.
+        dtype: of its numbers: float32, or int64 of a graph that holds their places (`spxcore.walk.numbers`).
 
     Raises:
         SpxError: for what native code cannot run.
     """
-    activations = _activations(plan)
-    weights, blocks, bias, code, first = [], [], [], [], {}
+    activations = _activations(network)
+    weights: list[np.ndarray] = []
+    bias: list[np.ndarray] = [np.zeros(0, dtype)]
+    blocks, code, first = [], [], {}
     at = bias_at = code_at = 0
-    for stage in plan.stages:
+    for stage in network.stages:
         starts = []
-        for source in stage.sources:
+        for source in _sources(stage):
             w = source.weights
             if source.form == "elu":  # elu is concat_elu whose other half counts for nothing
                 w = np.concatenate([w, np.zeros_like(w)], axis=1)
@@ -134,20 +147,39 @@ def pack(plan: Plan) -> Packed:
                 w = w.reshape(count, 2, inputs // 2, outputs).transpose(0, 2, 1, 3)
             starts.append(at)
             blocks += [(at + i * inputs * outputs, inputs, outputs) for i in range(count)]
-            weights.append(np.ascontiguousarray(w, np.float32).ravel())
+            weights.append(np.ascontiguousarray(w, dtype).ravel())
             at += weights[-1].size
         first[stage.name] = First(bias_at, -1 if stage.code is None else code_at, tuple(starts))
-        bias.append(stage.bias.astype(np.float32).ravel())
-        bias_at += bias[-1].size
+        if isinstance(stage, Stage):
+            bias.append(stage.bias.astype(dtype).ravel())
+            bias_at += bias[-1].size
         if stage.code is not None:
             code.append(stage.code)
-            code_at += stage.outputs
+            code_at += stage.bias.shape[-1]
     require(at < 1 << 31, "network", "fewer than 2^31 weights", at)
-    u = np.concatenate(code, axis=1) if code else np.zeros((plan.code, 0))
+    u = np.concatenate(code, axis=1) if code else np.zeros((network.code, 0))
     return Packed(
         np.concatenate(weights), rows_of(BLOCK, np.array(blocks)), np.concatenate(bias),
-        np.ascontiguousarray(u, np.float32), first, activations,
+        np.ascontiguousarray(u, dtype), first, activations,
     )  # fmt: skip
+
+
+def repacked(plan: Plan, bias_rows: Sequence[np.ndarray]) -> Packed | None:
+    """The numbers of a plan in the arrays of another one, which has the same stages and other numbers; None if they do not fit.
+
+    Args:
+        plan: whose numbers.
+        bias_rows: `Stage.bias_row` of the other one's stages, by which its places share biases.
+    """
+    stages = []
+    for stage, bias_row in zip(plan.stages, bias_rows):
+        of_place = stage.bias[stage.bias_row]
+        bias = np.zeros((bias_row.max(initial=-1) + 1, of_place.shape[1]), of_place.dtype)
+        bias[bias_row] = of_place
+        if not np.array_equal(bias[bias_row], of_place):
+            return None
+        stages.append(replace(stage, bias=bias, bias_row=bias_row))
+    return pack(replace(plan, stages=tuple(stages)))
 
 
 def _steps(plan: Plan, depends: dict[str, np.ndarray], targets: list[int], row: int | None) -> dict[str, np.ndarray]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import reduce
 from itertools import pairwise
 
 import numpy as np
@@ -44,7 +45,8 @@ class _Sum:
 
     Attributes:
         name: of its first convolution.
-        reads, bias, biases: as of `Stage`.
+        reads, biases: as of `Stage`.
+        terms: of its bias.
         number: of its last convolution.
         residual: name of the value that is added, or None.
     """
@@ -53,7 +55,7 @@ class _Sum:
     level: int | None
     name: str
     reads: tuple[Read, ...]
-    bias: np.ndarray
+    terms: tuple[np.ndarray, ...]
     biases: tuple[Bias, ...]
     number: int
     residual: str | None = None
@@ -67,7 +69,7 @@ class _Sum:
         other = other.closed or other if isinstance(other, _Sum) else other
         if isinstance(other, _Sum):
             require(not (self.residual and other.residual), f"walk: {self.name}", "at most one value added", "two")
-            return self._with(self.residual or other.residual, other.reads, other.bias, other.biases, other.number)
+            return self._with(self.residual or other.residual, other.reads, other.terms, other.biases, other.number)
         plain = other.form == "raw" and len(other.of) == 1 and not other.ones
         require(
             plain and not self.residual,
@@ -75,15 +77,15 @@ class _Sum:
             "at most one value, as it is, added to convolutions",
             other,
         )
-        return self._with(other.of[0], (), np.float32(0), (), self.number)
+        return self._with(other.of[0], (), (), (), self.number)
 
-    def _with(self, residual, reads, bias, biases, number) -> _Sum:
+    def _with(self, residual, reads, terms, biases, number) -> _Sum:
         return _Sum(
             self.channels,
             self.level,
             self.name,
             self.reads + reads,
-            self.bias + bias,
+            self.terms + terms,
             self.biases + biases,
             number,
             residual,
@@ -100,7 +102,7 @@ def _taps(kernel: Kernel, level: int | None) -> Taps:
     return Taps.convolution(kernel.size, kernel.pad[0], kernel.pad[2], kernel.stride, kernel.shift)
 
 
-class _Net:
+class Net:
     """The words, on symbols; see `language`."""
 
     def __init__(self, tensors: Mapping[str, np.ndarray]):
@@ -119,11 +121,18 @@ class _Net:
         require(name in self.tensors, f"weights: {name}", "a tensor", "none", way_out)
         return np.asarray(self.tensors[name], np.float32)
 
+    def weights(self, name: str) -> np.ndarray:
+        """Weight [outputs, inputs, height, width] of a layer."""
+        return normed(self.tensor(f"{name}.v"), self.tensor(f"{name}.g"))
+
     def blocks(self, name: str) -> np.ndarray:
-        """Weight g v / ||v|| of a weight-normalised layer (Salimans & Kingma 2016) as [blocks, inputs, outputs]."""
-        v = self.tensor(f"{name}.v").astype(np.float64)
-        w = v * (self.tensor(f"{name}.g") / np.sqrt((v**2).sum(axis=(1, 2, 3))))[:, None, None, None]
-        return w.transpose(2, 3, 1, 0).reshape(-1, w.shape[1], w.shape[0]).astype(np.float32)
+        """Weight of a layer as [blocks, inputs, outputs]."""
+        w = self.weights(name)
+        return w.transpose(2, 3, 1, 0).reshape(-1, w.shape[1], w.shape[0])
+
+    def total(self, terms: tuple[np.ndarray, ...]) -> np.ndarray:
+        """The bias of a stage: the sum of its terms, in their order."""
+        return reduce(np.add, terms)
 
     # ---- words ----
 
@@ -177,7 +186,7 @@ class _Net:
             half = w.reshape(len(w), 2, ends[-1], outputs)
             parts = [half[:, :, first:end].reshape(len(w), -1, outputs) for first, end in pairwise(ends)]
         reads = tuple(Read(of, x.form, part, taps) for of, part in zip(x.of, parts))
-        return _Sum(outputs, kernel.level(x.level), name, reads, bias, biases, self.convolutions)
+        return _Sum(outputs, kernel.level(x.level), name, reads, (bias,), biases, self.convolutions)
 
     def _seen_as(self, form: str, times: int, values) -> _Value:
         values = tuple(map(self.close, values))
@@ -216,10 +225,29 @@ class _Net:
             require(output not in self.values, f"walk: {output}", "each name once", "it twice")
             reads, code = told or ((), None)
             self.values[output] = Value(channels, x.level)
-            stage = Stage(x.name, output, x.reads + reads, x.bias, x.biases, code, gate, residual or x.residual)
+            stage = Stage(
+                x.name, output, x.reads + reads, self.total(x.terms), x.biases, code, gate, residual or x.residual
+            )
             self.stages.append((x.number, stage))
             x.closed = _Value(channels, x.level, (output,))
         return x.closed
+
+
+def normed(v: np.ndarray, g: np.ndarray, out: np.ndarray | None = None) -> np.ndarray:
+    """g v / ||v|| of weight-normalised layers (Salimans & Kingma 2016), computed in float64.
+
+    Args:
+        v: [..., outputs, inputs, height, width].
+        g: [..., outputs].
+        out: to write into; None: a new array.
+
+    Returns:
+        float32 like `v`.
+    """
+    v = np.asarray(v, np.float64)
+    scale = g / np.sqrt((v**2).sum(axis=(-3, -2, -1)))
+    out = np.empty(v.shape, np.float32) if out is None else out
+    return np.multiply(v, scale[..., None, None, None], out=out, casting="same_kind")
 
 
 def graph_of(walk: Callable, tensors: Mapping[str, np.ndarray]) -> Graph:
@@ -228,7 +256,11 @@ def graph_of(walk: Callable, tensors: Mapping[str, np.ndarray]) -> Graph:
     Raises:
         SpxError: if a tensor is missing.
     """
-    net = _Net(tensors)
+    return read_walk(walk, Net(tensors))
+
+
+def read_walk(walk: Callable, net: Net) -> Graph:
+    """The graph of a walk read by these words."""
     returned = walk(net)
     outputs = [net.close(x).of[0] for x in (returned if isinstance(returned, tuple) else (returned,))]
     stages = tuple(stage for _, stage in sorted(net.stages, key=lambda numbered: numbered[0]))

@@ -10,9 +10,27 @@ import numpy as np
 
 from ..graph import Graph
 from .graph import graph_of
+from .numbers import Numbers
 
 if TYPE_CHECKING:
     from .module import Module
+
+
+class Structure:
+    """What networks have in common that differ in their numbers only.
+
+    Args:
+        walk: a function of `net`, see `language`.
+        shapes: of its tensors, by name.
+    """
+
+    def __init__(self, walk: Callable, shapes: Mapping[str, tuple[int, ...]]):
+        self.walk, self.shapes = walk, shapes
+
+    @cached_property
+    def numbers(self) -> Numbers:
+        """How a network's numbers follow from its tensors."""
+        return Numbers(self.walk, self.shapes)
 
 
 class Network:
@@ -21,10 +39,20 @@ class Network:
     Args:
         walk: a function of `net`, see `language`.
         tensors: float32 arrays by the names of `shapes_of(walk)`.
+
+    Attributes:
+        structure: shared by the networks that `with_tensors` makes of each other: an engine may reuse what it made of it.
     """
 
     def __init__(self, walk: Callable, tensors: Mapping[str, np.ndarray]):
         self.walk, self.tensors = walk, tensors
+        self.structure = Structure(walk, {name: np.shape(tensor) for name, tensor in tensors.items()})
+
+    def with_tensors(self, tensors: Mapping[str, np.ndarray]) -> Network:
+        """The same network with other tensors of the same names and shapes."""
+        other = Network(self.walk, tensors)
+        other.structure = self.structure
+        return other
 
     @classmethod
     def of(cls, module: Module) -> Network:

@@ -29,6 +29,7 @@ CHECKSUM = "weights_sha256"
 
 NUMBERS = 1 << 31  # in all tensors of a model
 _AGAIN = "fetch the checkpoint again"
+_DIVERGED = "the training run diverged; use another checkpoint"
 _APART = f"the file and {CONFIG} do not belong together"
 # Bytes of a number in a file, at most; and of the file's header, which names the tensors.
 _WIDEST, _HEADER, _ENTRY = 8, 1 << 20, 1 << 10
@@ -81,7 +82,8 @@ def read_folder(folder: Path, wanted: Callable[[dict], Wanted]) -> tuple[dict, d
     if checksum is None:
         lacks = f"{CONFIG} has no {CHECKSUM}, so damage to {WEIGHTS} would not be seen"
         print(f"warning: {folder}: {lacks}; saved again, it has one", file=sys.stderr)
-    return config, _checked(folder / WEIGHTS, _parsed(folder / WEIGHTS, raw), tensors)
+    path = folder / WEIGHTS
+    return config, checked(str(path), _parsed(path, raw), tensors, _APART, _DIVERGED)
 
 
 def read_config(folder: Path) -> dict:
@@ -116,25 +118,37 @@ def _parsed(path: Path, raw: bytes) -> dict[str, np.ndarray]:
         raise SpxError(f"{path}: damaged ({str(error).splitlines()[0][:200]}); {_AGAIN}") from error
 
 
-def _checked(path: Path, found: dict[str, np.ndarray], wanted: Wanted) -> dict[str, np.ndarray]:
-    """The tensors as float32 and int64, if they are the ones that are wanted."""
+def checked(
+    where: str, found: Mapping[str, np.ndarray], wanted: Wanted, way_out: str, not_finite: str
+) -> dict[str, np.ndarray]:
+    """Copies of the tensors as float32 and int64, if they are the ones that are wanted.
+
+    Args:
+        where: they come from, for messages.
+        found: arrays by name.
+        wanted: what they have to be.
+        way_out, not_finite: the way out of a tensor that does not belong there, and of NaN or infinity.
+
+    Raises:
+        SpxError: naming the tensor.
+    """
     missing, surplus = sorted(wanted.keys() - found.keys()), sorted(found.keys() - wanted.keys())
-    require(not missing, str(path), f"a tensor {missing[0] if missing else ''}", "none", _APART)
-    require(not surplus, str(path), "only the network's tensors", f"also {surplus[0] if surplus else ''}"[:200], _APART)
-    result = {}
+    require(not missing, where, f"a tensor {missing[0] if missing else ''}", "none", way_out)
+    require(not surplus, where, "only the network's tensors", f"also {surplus[0] if surplus else ''}"[:200], way_out)
     for name, (shape, whole) in wanted.items():
-        tensor, what = found[name], f"{path}: {name}"
-        require(tensor.shape == shape, what, f"shape {shape}", tensor.shape, _APART)
-        kinds, numbers = ("iu", "whole numbers") if whole else ("f", "floating-point numbers")
-        require(tensor.dtype.kind in kinds, what, numbers, tensor.dtype, _APART)
-        with np.errstate(over="ignore"):
-            result[name] = tensor.astype(np.int64 if whole else np.float32)
-        if whole:
-            require((result[name] == tensor).all(), what, "numbers of 64 bits", "larger ones")
-        else:  # a float64 may become infinite
-            way_out = "the training run diverged; use another checkpoint"
-            finite = bool(np.isfinite(result[name]).all())
-            require(finite, what, "finite numbers of float32", "NaN or infinity", way_out)
+        array, kinds = found[name], "iu" if whole else "f"
+        if array.shape == shape and array.dtype.kind in kinds:
+            continue
+        require(array.shape == shape, f"{where}: {name}", f"shape {shape}", array.shape, way_out)
+        numbers = "whole numbers" if whole else "floating-point numbers"
+        require(False, f"{where}: {name}", numbers, array.dtype, way_out)
+    with np.errstate(over="ignore"):  # a float64 may become infinite
+        result = {name: found[name].astype(np.int64 if of.whole else np.float32) for name, of in wanted.items()}
+    for name, tensor in result.items():
+        if tensor.dtype == np.int64:
+            require((tensor == found[name]).all(), f"{where}: {name}", "numbers of 64 bits", "larger ones")
+        elif not np.isfinite(tensor).all():
+            require(False, f"{where}: {name}", "finite numbers of float32", "NaN or infinity", not_finite)
     return result
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields, replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol
@@ -16,7 +16,7 @@ from spxcore.canvas import Given
 from spxcore.draw import score as score_drawing
 from spxcore.drawing import Drawing, Earlier, Round
 from spxcore.engines import Engine
-from spxcore.errors import SpxError, require
+from spxcore.errors import SpxError, kind_of, require
 from spxcore.feeds import Feed, Pixels, unit_levels
 from spxcore.heads import Head
 from spxcore.schedules import Raster, Schedule
@@ -25,7 +25,7 @@ from spxcore.walk.shapes import shapes_of
 
 from ..io.reading import kind
 from ..io.resize import resize
-from ..io.tensors import CONFIG, Tensor, read_folder, write_tensors
+from ..io.tensors import CONFIG, Tensor, checked, read_folder, write_tensors
 from ..request import Request, check_images
 from . import registry, settings
 from .likelihood import Likelihood, Progress, Score
@@ -421,6 +421,25 @@ class Checkpoint:
         walks = self.model.networks(self.config)
         return {prefix: Network(walk, self.part(f"{prefix}.")) for prefix, walk in walks.items()}
 
+    def with_tensors(self, tensors: Mapping[str, Any]) -> Checkpoint:
+        """The same model with other weights.
+
+        Args:
+            tensors: NumPy arrays or torch tensors, on any device, by the names of `tensors`: all of them, and no others. They are copied.
+
+        Raises:
+            SpxError: for a name, a shape or a type that is not the model's, NaN or infinity.
+        """
+        require(
+            isinstance(tensors, Mapping), "tensors", "arrays by name, such as module.state_dict()", kind_of(tensors)
+        )
+        found = {name: _array(name, tensor) for name, tensor in tensors.items()}
+        wanted = {name: Tensor(tensor.shape, tensor.dtype.kind in "iu") for name, tensor in self.tensors.items()}
+        other = replace(self, tensors=checked("tensors", found, wanted, _OTHER, _DIVERGED))
+        networks = {prefix: net.with_tensors(other.part(f"{prefix}.")) for prefix, net in self.networks.items()}
+        other.__dict__["networks"] = networks  # engines reuse what they made of these
+        return other
+
     def module(self) -> nn.Module:
         """The torch module, in evaluation mode, on `device`."""
         return self.model.module(self)
@@ -458,6 +477,21 @@ class Checkpoint:
             SpxError: if the folder cannot be written.
         """
         write_tensors(folder, self.fields(), self.tensors)
+
+
+# What is wrong with tensors that a model refuses.
+_OTHER = "all tensors of this model, as its module's state_dict() has them"
+_DIVERGED = "the training diverged"
+
+
+def _array(name: str, tensor: Any) -> np.ndarray:
+    """An array, or a torch tensor of any type and device as one; bfloat16 as float32."""
+    if hasattr(tensor, "detach"):
+        tensor = tensor.detach().cpu()
+        tensor = (tensor.float() if tensor.is_floating_point() else tensor).numpy()
+    if not isinstance(tensor, np.ndarray):
+        raise SpxError(f"tensors: {name}: expected a NumPy array or a torch tensor, got {kind_of(tensor)}")
+    return tensor
 
 
 # What a family's `Config` may raise for fields of odd types, which config.json may hold.

@@ -124,6 +124,36 @@ def test_every_engine_draws_what_the_naive_loop_draws(name, engine):
         same_images(task, naive.pixels, drawn(engine, task).pixels)
 
 
+@pytest.mark.parametrize("engine", engines.NAMES)
+@pytest.mark.parametrize("name", FAMILIES)
+def test_an_updated_sampler_draws_and_scores_as_a_fresh_one(name, engine):
+    """Twice, so that numbers are replaced in what the first update left. Triton's interpreter draws three pixels."""
+    if reason := engines.why_not(engine):
+        pytest.skip(reason)
+    samplers = [spx.Sampler(tiny_checkpoint(name, seed)) for seed in (0, 1, 2)]
+    updated, size = samplers[0], (samplers[0].family.side(samplers[0].config, "network") + 1,) * 2
+    shape = (1, *size, updated.head.channels)
+    image = np.random.default_rng(1).integers(0, updated.head.levels, shape).astype(np.uint8)
+    mask = np.zeros(size, bool)
+    mask[-1, -3:] = True
+    mask ^= engines.emulated(engine)
+
+    def outcome(sampler):
+        images, nats = sampler.complete(image, mask, n=2, seed=5, engine=engine, return_log_prob=True)
+        return images, nats, sampler.score(image, engine=engine).bits
+
+    try:
+        before = outcome(updated)
+    except SpxError as error:
+        pytest.skip(str(error))
+    for fresh in samplers[1:]:
+        updated.update(fresh.checkpoint.tensors)
+        after = outcome(updated)
+        assert (after[1] != before[1]).all() and (after[2] != before[2]).all()
+        for found, expected in zip(after, outcome(fresh)):
+            np.testing.assert_array_equal(found, expected)
+
+
 @pytest.mark.parametrize("name", FAMILIES)
 def test_a_score_is_the_bits_of_the_parameters_that_given_pixels_leave(name):
     """With the family's own codes, if it has any, and their price."""

@@ -521,10 +521,10 @@ def test_it_compiles_a_network_once_and_only_what_is_asked_for(spatial):
     drawn(engine, task)
     compiled = engine.windows(net, 8, 8)
     assert engine.why_not(task) is None and engine.windows(net, 8, 8) is compiled
-    assert len(engine._compiled[net]) == 1
+    assert len(engine._compiled[net.structure]) == 1
     _, inputs, code = windows(config(**SPATIAL), batch=1)
     engine.evaluate(net, 8, 8, inputs, code)
-    assert len(engine._compiled[net]) == 2
+    assert len(engine._compiled[net.structure]) == 2
     del net, task
     assert not len(engine._compiled)
 

@@ -147,7 +147,7 @@ if asked tests; then
   part tests-cuda 180 "$python" -m pytest -v "${processes[@]}" -m gpu tests/spxcore/engines/test_cuda.py
   # All of Triton's tests: where there is a GPU none runs in the interpreter. Most of their time is the compiler's.
   part tests-triton 130 "$python" -m pytest -v "${processes[@]}" -k "not compile" tests/spxcore/engines/test_triton.py \
-    tests/kernels/test_gated.py
+    tests/spxcore/engines/test_triton_raster.py tests/kernels/test_gated.py
 fi
 if asked benchmarks; then
   benchmark benchmarks 200 gpu.json "not training"

@@ -14,15 +14,16 @@ import emulator
 import numpy as np
 import pytest
 import torch
+import wholes
 from helpers import close, drawn, same_images
 from test_cuda import TOLERANCE, forced
 from test_triton import toy_job
 from triton import runtime
 from triton_compile import Driver
 
-from spxcore import Logistics, engines
+from spxcore import Given, Logistics, engines
 from spxcore.engines.triton import PRECISIONS, Triton
-from spxcore.kernels import gated, windows
+from spxcore.kernels import gated, raster, windows
 from spxcore.kernels.tuning import blocks_for
 
 # From PTXEMU_CAPABILITY: 80 an A100's, 90 an H100's, whose products need wgmma in the tensor cores' precisions.
@@ -83,13 +84,17 @@ class OnPtx(Triton):
         may_cut = precision == "tf32x3"
         self.precision, self.memory, self.poison = precision, 1 << 30, True
         self.device, self.blocks = torch.device("cpu"), blocks_for(CAPABILITY // 10, precision)
-        self._compiled = weakref.WeakKeyDictionary()
+        self._compiled, self._whole = weakref.WeakKeyDictionary(), weakref.WeakKeyDictionary()
 
 
 def put_in_place() -> None:
     """Every launch of a kernel goes to the interpreter."""
     runtime.driver.set_active(Driver(CAPABILITY))
-    for module, names in ((windows, ("inputs", "ahead", "steps")), (gated, ("forward_kernel", "backward_kernel"))):
+    for module, names in (
+        (windows, ("inputs", "ahead", "steps")),
+        (raster, ("places", "pixels")),
+        (gated, ("forward_kernel", "backward_kernel")),
+    ):
         for name in names:
             setattr(module, name, Kernel(getattr(module, name)))
 
@@ -132,6 +137,23 @@ def test_teacher_forced(precision):
 def test_images(precision):
     expected = drawn(engines.get("torch", device="cpu"), task()).pixels
     same_images(task(), drawn(OnPtx(precision), task()).pixels, expected)
+
+
+@pytest.mark.parametrize("precision", [precision for precision in capable[CAPABILITY] if precision != "bf16"])
+def test_whole_images(precision):
+    """With planes and a code: a given row, and drawn ones. Three images; a lane of a tile has none."""
+    whole = wholes.whole_job(3, 4, images=3)
+    given = np.arange(3)[:, None] == np.zeros(4, int)
+    canvas = drawn(OnPtx(precision), whole, Given(np.full((3, 3, 4, 1), 77, np.uint8), given), keep=True)
+    assert close(canvas.params, wholes.expected(whole, canvas.pixels), TOLERANCE.get(precision, 1e-5))
+
+
+def test_whole_images_of_three_resolutions():
+    """In colour. Residuals are read from pairs."""
+    whole = wholes.streams_job(5, 2, channels=3, images=1)
+    naive = drawn(engines.get("torch", device="cpu"), whole)
+    rows = (np.arange(5) < 4)[:, None] & np.ones(2, bool)
+    same_images(whole, drawn(OnPtx("fp32"), whole, Given(naive.pixels, rows)).pixels, naive.pixels)
 
 
 @pytest.mark.parametrize("told", [None, (2, 14, 1, 1), (2, 14, 5, 3)])

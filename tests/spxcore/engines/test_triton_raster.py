@@ -166,6 +166,20 @@ def test_memory_grows_with_what_is_read_not_with_the_image():
     assert rows[16, 12] == rows[160, 12] < rows[16, 24] <= 2 * rows[16, 12]
 
 
+@pytest.mark.parametrize(
+    ("channels", "side", "layers", "expected"), [(1, 28, 2, (1096, 13034, 1726)), (3, 32, 5, (2581, 33152, 3973))]
+)
+def test_launches_of_the_presets(channels, side, layers, expected):
+    """Of an image, or of a batch, whatever the filters: ahead of rows, in them, and of a score. docs/gpu.md has these figures."""
+    layout = layout_of(streams_job(side, side, channels, layers=layers))
+    kinds, counts = layout.tables.rows, []
+    for number in range(len(layout.tables.kinds)):
+        work = layout.work(number, 64)
+        counts.append((len(work.ahead), len(work.steps) + side, len(work.whole) + 2))
+    ahead, steps, given = np.array(counts)[kinds].sum(axis=0)
+    assert (ahead, steps, ahead + given) == expected
+
+
 # ---- images ----------------------------------------------------------------------------------------------------------
 
 

@@ -32,6 +32,11 @@ def main(path: str) -> None:
         print(
             f"| {row['startup']} | {row['engine']} | {row['processor_seconds']:.2f} s | {row['peak_mebibytes']:.0f} MiB |"
         )
+    updates = [row for row in every if "update_ms" in row]
+    if updates:
+        print("\n| new weights for | ms an update | ms an image of 28x28 |\n|---|---|---|")
+    for row in updates:
+        print(f"| {row['model']} | {row['update_ms']:.1f} | {row['one_image_ms']:.1f} |")
     bf16 = info["bf16_peak_per_core"]
     and_bf16 = f" and {bf16 / 1e9:.0f} G bf16" if bf16 else ""
     naive = (

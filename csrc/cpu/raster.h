@@ -75,7 +75,8 @@ struct Raster {
   // Checks every index and places the rings. Throws std::invalid_argument.
   void finish(const std::vector<Block>& blocks);
 
-  // Puts the model's numbers where kernels read them; again after others were put into `model`, which `Model::pack` has packed.
+  // Puts the model's numbers where kernels read them; again after others were put into `model`, which `Model::pack` has
+  // packed.
   void fill();
 
   int ring_width(int ring) const { return rings[ring].left + rings[ring].width + rings[ring].right; }

@@ -310,14 +310,15 @@ void Raster::place_in_order() {
   in_order.assign(size + SLACK, 0.0f);
 }
 
-// Weights [inputs][outputs] of every block become [tiles][inputs][tile], and in order [inputs][tiles][tile]; biases [tiles][tile].
-// Each half of a sum before a gate begins with a tile of its own.
+// Weights [inputs][outputs] of every block become [tiles][inputs][tile], and in order [inputs][tiles][tile]; biases
+// [tiles][tile]. Each half of a sum before a gate begins with a tile of its own.
 void Raster::fill() {
   // Numbers of a stage's sum, for each of some inputs.
   const auto copy_tiles = [this](const RasterStage& stage, int32_t sums, const float* from, float* to, int inputs) {
     const int halves = stage.gate == GATE_SIGMOID ? 2 : 1, channels = stage.outputs / halves;
     for (int k = 0; k < sums; ++k, to += int64_t{inputs} * tile) {
-      const int half = k / (sums / halves), first = k % (sums / halves) * tile, count = std::min(tile, channels - first);
+      const int half = k / (sums / halves), first = k % (sums / halves) * tile,
+                count = std::min(tile, channels - first);
       const float* part = from + half * channels + first;
       for (int64_t i = 0; i < inputs; ++i) copy_numbers(part + i * stage.outputs, count, to + i * tile);
     }

@@ -110,7 +110,7 @@ class RasterNumbers:
     """
 
     def __init__(self, numbers: Numbers, height: int, width: int):
-        self.numbers, places = numbers, _Lowering(numbers.graph, height, width, np.int64).run()
+        self.numbers, places = numbers, _Lowering(numbers.places(), height, width, np.int64).run()
         self.weights, self.bias, self.code = places.weights, places.bias, places.code
 
     def __call__(self, tensors: Mapping[str, np.ndarray]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

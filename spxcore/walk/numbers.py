@@ -7,6 +7,7 @@ the time of a few passes over them.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 
 import numpy as np
@@ -21,28 +22,30 @@ class Numbers:
     Args:
         walk: a function of `net`, see `language`.
         shapes: of its tensors, by name.
-
-    Attributes:
-        graph: the walk's `Graph`, with int64 places in the vector instead of numbers. A stage's `bias` is [terms, outputs] there, to
-            be summed in that order.
     """
 
     def __init__(self, walk: Callable, shapes: Mapping[str, tuple[int, ...]]):
-        layers: dict[tuple[int, ...], list[str]] = {}
+        self._walk, self._shapes = walk, shapes
+        alike: dict[tuple[int, ...], list[str]] = {}  # layers by the shape of their weights: they are normed together
         for name, shape in shapes.items():
             if name.endswith(".v"):
-                layers.setdefault(shape, []).append(name.removesuffix(".v"))
-        self._layers = list(layers.values())
-        every = [layer for of_shape in self._layers for layer in of_shape]
-        normalised = {f"{layer}.{part}" for layer in every for part in "vg"}
-        self._others = [name for name in shapes if name not in normalised]
+                alike.setdefault(shape, []).append(name.removesuffix(".v"))
+        self._layers = list(alike.values())
+        every = [layer for layers in self._layers for layer in layers]
+        normed_too = {f"{layer}.{part}" for layer in every for part in "vg"}
+        self._others = [name for name in shapes if name not in normed_too]
+        self._order = [*(f"{layer}.v" for layer in every), *self._others]
+        self._size = 1 + sum(math.prod(shapes[name]) for name in self._order)
+
+    def places(self) -> Graph:
+        """The walk's graph with int64 places in the vector instead of numbers. A stage's `bias` is [terms, outputs] there, to be
+        summed in that order."""
         places, at = {}, 1
-        for name in (*(f"{layer}.v" for layer in every), *self._others):
-            size = int(np.prod(shapes[name], dtype=np.int64))
-            places[name] = np.arange(at, at + size).reshape(shapes[name])
+        for name in self._order:
+            size = math.prod(self._shapes[name])
+            places[name] = np.arange(at, at + size).reshape(self._shapes[name])
             at += size
-        self._size = at
-        self.graph: Graph = read_walk(walk, _Places(places))
+        return read_walk(self._walk, _Places(places))
 
     def __call__(self, tensors: Mapping[str, np.ndarray]) -> np.ndarray:
         """The vector of tensors of these shapes, float32; to the bit what `graph_of` makes of them."""

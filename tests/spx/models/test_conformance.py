@@ -14,6 +14,7 @@ from spx.models import registry
 from spx.models.model import Checkpoint
 from spx.request import Request
 from spxcore import Given, engines
+from spxcore.engines.auto import STARTUP
 from spxcore.engines.torch_feeds import window_inputs
 from spxcore.errors import SpxError
 from spxcore.feeds import Pixels, unit_levels
@@ -124,10 +125,11 @@ def test_every_engine_draws_what_the_naive_loop_draws(name, engine):
         same_images(task, naive.pixels, drawn(engine, task).pixels)
 
 
-@pytest.mark.parametrize("engine", engines.NAMES)
+@pytest.mark.parametrize("engine", [name for name in engines.NAMES if name not in STARTUP])
 @pytest.mark.parametrize("name", FAMILIES)
 def test_an_updated_sampler_draws_and_scores_as_a_fresh_one(name, engine):
-    """Twice, so that numbers are replaced in what the first update left. Triton's interpreter draws three pixels."""
+    """Twice, so that numbers are replaced in what the first update left. All engines but cpp draw three pixels. Engines for GPUs
+    compile anew for each network, as they always do; their interpreters would take a minute."""
     if reason := engines.why_not(engine):
         pytest.skip(reason)
     samplers = [spx.Sampler(tiny_checkpoint(name, seed)) for seed in (0, 1, 2)]
@@ -136,11 +138,11 @@ def test_an_updated_sampler_draws_and_scores_as_a_fresh_one(name, engine):
     image = np.random.default_rng(1).integers(0, updated.head.levels, shape).astype(np.uint8)
     mask = np.zeros(size, bool)
     mask[-1, -3:] = True
-    mask ^= engines.emulated(engine)
+    mask ^= engine != "cpp"
 
     def outcome(sampler):
-        images, nats = sampler.complete(image, mask, n=2, seed=5, engine=engine, return_log_prob=True)
-        return images, nats, sampler.score(image, engine=engine).bits
+        images, nats = sampler.complete(image, mask, seed=5, engine=engine, return_log_prob=True)
+        return images, nats, sampler.score(image).bits
 
     try:
         before = outcome(updated)

@@ -182,7 +182,8 @@ void Raster::finish(const std::vector<Block>& blocks) {
   lay_out(wide, numbers, sums);
   choose_tile();
   pack_tiles(blocks);
-  pack_in_order();
+  pack_in_order(blocks);
+  find_step_work();
   std::vector<int32_t> places;
   for (size_t ring = 0; ring < rings.size(); ++ring) {
     const int padded = (rings[ring].channels + tile - 1) / tile * tile;
@@ -229,6 +230,11 @@ void Raster::lay_out(Layout& layout, const std::vector<int32_t>& place, const st
   }
   layout.size += most;
   within("rings and partial sums", layout.size, 0, MOST);
+}
+
+void Raster::find_step_work() {
+  for (const RasterStep& step : steps) step_work += int64_t{op_late[step.op]} * stages[ops[step.op].stage].outputs;
+  step_work /= std::max<int64_t>(1, static_cast<int64_t>(steps.size()));
 }
 
 // The tile that wastes least; of equals the largest.
@@ -289,28 +295,40 @@ void Raster::pack_tiles(const std::vector<Block>& blocks) {
 }
 
 // The weights of the taps that wait, op after op. Most kinds of rows share them.
-void Raster::pack_in_order() {
-  std::map<std::vector<int64_t>, int64_t> known;  // the blocks of an op's taps -> where they begin here
-  op_in_order.assign(ops.size(), 0);
+void Raster::pack_in_order(const std::vector<Block>& blocks) {
+  std::unordered_map<int32_t, Block> by_first;
+  for (const Block& block : blocks) by_first[block.first] = block;
+  std::map<std::vector<int64_t>, size_t> known;  // the blocks of an op's taps -> the op that has them first
+  int most = 1;
+  for (size_t stage = 0; stage < stages.size(); ++stage) most = std::max(most, slices(static_cast<int>(stage)));
+  in_order.assign(most, {});
+  op_in_order.assign(ops.size() * most, 0);
+  op_late.assign(ops.size(), 0);
   for (size_t number = 0; number < ops.size(); ++number) {
     const RasterOp& op = ops[number];
     if (!op.waits) continue;
-    std::vector<int64_t> blocks(1, op.stage);
-    for (int t = op.tap_late; t < op.tap_end; ++t) blocks.push_back(tap_tiles[t]);
-    const auto [found, is_new] = known.try_emplace(blocks, static_cast<int64_t>(in_order.size()));
-    op_in_order[number] = found->second;
-    for (int t = op.tap_late; is_new && t < op.tap_end; ++t) {
-      const int64_t inputs = numbers[taps[t].ring], count = stage_tiles[op.stage];
-      const float* from = tiles.data() + tap_tiles[t];
-      for (int64_t i = 0; i < inputs; ++i) {
-        for (int64_t k = 0; k < count; ++k) {
-          const float* one = from + (k * inputs + i) * tile;
-          in_order.insert(in_order.end(), one, one + tile);
+    std::vector<int64_t> key(1, op.stage);
+    for (int t = op.tap_late; t < op.tap_end; ++t) {
+      key.push_back(tap_tiles[t]);
+      op_late[number] += numbers[taps[t].ring];
+    }
+    const auto [found, is_new] = known.try_emplace(key, number);
+    for (int s = 0; s < slices(op.stage); ++s) {
+      std::vector<float>& to = in_order[s];
+      op_in_order[number * most + s] = is_new ? static_cast<int64_t>(to.size()) : op_in_order[found->second * most + s];
+      const int begin = slice_begin(op.stage, s), end = std::min(slice_begin(op.stage, s + 1), channels(op.stage));
+      for (int t = op.tap_late; is_new && t < op.tap_end; ++t) {
+        const Block& block = by_first.at(taps[t].weights);
+        for (int64_t i = 0; i < block.inputs; ++i) {
+          for (int half = 0; half < block.outputs; half += channels(op.stage)) {
+            const float* from = model.weights.data() + block.first + i * block.outputs + half;
+            to.insert(to.end(), from + begin, from + end);
+          }
         }
       }
     }
   }
-  in_order.resize(in_order.size() + SLACK, 0.0f);
+  for (std::vector<float>& weights : in_order) weights.resize(weights.size() + SLACK, 0.0f);
 }
 
 }  // namespace spx

@@ -3,8 +3,9 @@
     pytest benchmarks/test_raster.py --benchmark-only --benchmark-json figures.json && python benchmarks/table.py figures.json
 
 A forward-pass equivalent is the time that the multiply-adds of one pass over an image take at the peak of the same run, on the cores
-that draw: one for up to 16 images. The weights are random: speed does not depend on what they learnt. Every job is compared with
-PyTorch's pass before it is timed: the parameters of all pixels drawn, and the pixels that they give.
+that draw: one for a single image of the small network, all for the other jobs, or one thread where the row says so. The weights are
+random: speed does not depend on what they learnt. Every job is compared with PyTorch's pass before it is timed: the parameters of all
+pixels drawn, and the pixels that they give.
 """
 
 import functools
@@ -24,14 +25,11 @@ from spxcore.walk.shapes import shapes_of
 
 # side, channels, filters, layers: Salimans et al. 2017, section 3, is the large one; the small one is Akoury & Nguyen 2017, table 1.
 NETWORKS = {"small 28x28": (28, 1, 25, 2), "large 32x32x3": (32, 3, 160, 5)}
-JOBS = [
-    ("small 28x28", 1),
-    ("small 28x28", 16),
-    ("small 28x28", 256),
-    ("small 28x28", 1000),
-    ("large 32x32x3", 1),
-    ("large 32x32x3", 16),
-]
+# Jobs: images, and threads, None being one for each core.
+JOBS = {
+    "small 28x28": [(1, None), (16, None), (256, None), (1000, None)],
+    "large 32x32x3": [(1, 1), (1, None), (16, 1), (16, None)],
+}
 # Images of a job whose parameters are compared with PyTorch's.
 CHECKED = 4
 TOLERANCE = 1e-4
@@ -74,12 +72,13 @@ def check(job: Job, canvas) -> None:
         np.testing.assert_array_equal(levels.reshape(canvas.pixels[i].shape), canvas.pixels[i])
 
 
+@pytest.mark.parametrize("threads", [1, None], ids=["one-thread", "all-threads"])
 @pytest.mark.parametrize("images", [1, 16, 256, 1000])
-def test_raster(benchmark, whole, images):
+def test_raster(benchmark, whole, images, threads):
     name, side, head, network, macs = whole
-    if (name, images) not in JOBS:
-        pytest.skip("takes minutes, and shows nothing that 16 images do not")
-    engine = engines.get("cpp")
+    if (images, threads) not in JOBS[name]:
+        pytest.skip("takes minutes, or shows nothing that other jobs do not")
+    engine = engines.get("cpp", threads=threads)
     job = Job(network, head, Raster(), {"x": Pixels(unit_levels(256))}, side, side, np.arange(images), seed=1).check()
     canvas = job.canvas(keep=True)
     engine.draw(job, canvas)
@@ -87,6 +86,7 @@ def test_raster(benchmark, whole, images):
     blank = job.canvas()
     benchmark.pedantic(engine.draw, (job, blank), rounds=50 if (name, images) == ("small 28x28", 1) else 3)
     np.testing.assert_array_equal(blank.pixels, canvas.pixels)
+    drawing = engine.raster(network, side, side).workers(images)
     seconds, peak = benchmark.stats.stats.min, native.native().fma_peak(0.5)
     levels, forward = canvas.pixels[:256], []
     torch.set_num_threads(native.cores())
@@ -95,10 +95,10 @@ def test_raster(benchmark, whole, images):
         passes(network, levels)
         forward.append((time.perf_counter() - start) / len(levels))
     benchmark.extra_info |= {
-        "whole": f"{images} of {name}",
+        "whole": f"{images} of {name}, {drawing} {'thread' if drawing == 1 else 'threads'}",
         "ms_an_image": 1e3 * seconds / images,
         "peak_per_core": peak,
-        "equivalents": seconds * peak * min(native.cores(), -(-images // 16)) / (images * macs),
+        "equivalents": seconds * peak * min(native.cores(), drawing) / (images * macs),
         "of_a_torch_pass": seconds / images / min(forward),
         "times_the_naive_loop": side * side * min(forward) / (seconds / images),
     }

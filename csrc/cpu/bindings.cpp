@@ -248,6 +248,11 @@ class RasterEngine {
     reporting_to(report, [&](const auto& told_of) { spx::draw(raster_, checked, planes, threads_, told_of); });
   }
 
+  int workers(int images) const {
+    require(images >= 1, "images", "at least 1", std::to_string(images));
+    return workers_of(raster_, images, threads_);
+  }
+
  private:
   Raster raster_;
   int threads_;
@@ -271,7 +276,8 @@ Raises ValueError for another type of a table, or an index out of range.)")
       .def("draw", method(&RasterEngine::draw), py::arg("job"), py::arg("report"),
            R"(Draw a spxcore.lower.job.NativeJob of the tables' size.
 
-report: called with the number of pixels since the last call, or None; what it raises stops the drawing.)");
+report: called with the number of pixels since the last call, or None; what it raises stops the drawing.)")
+      .def("workers", &RasterEngine::workers, py::arg("images"), "How many threads draw so many images.");
   py::class_<Engine>(module, "Engine", "A compiled network on the processor; see spxcore.engines.cpp.")
       .def(py::init<const py::object&, const py::object&>(), py::arg("tables"), py::arg("options"),
            R"(tables: a spxcore.engines.cpp.Tables. options: a spxcore.engines.cpp.Options.

@@ -14,7 +14,7 @@ void evaluate(const Model& model, const Program& program, int64_t windows, const
   require_memory("threads", product_of({static_cast<size_t>(workers), Machine::bytes(model)}));
   std::atomic<int64_t> next{0};
   std::atomic<bool> stop{false};
-  const auto work = [&] {
+  const auto work = [&](int, int) {
     Machine machine(model);
     for (int64_t batch; !stop.load() && (batch = next.fetch_add(1)) < batches;) {
       const int64_t first = batch * together;

@@ -31,8 +31,12 @@ struct Run {
   int ahead_stride;
   const uint8_t* of_pairs;  // for each op, whether its residual is kept as (elu(x), elu(-x)); null: none is. Wide only
   float* scratch;           // scratch_size() floats, 64-byte aligned
-  const char* next;  // weights that will be read next, and about how many bytes; wide kernels keep them up to date
-  int64_t next_size;
+  const char* next;         // weights that are read after an op; wide kernels keep it up to date
+  // Of a team whose threads run the same ops, and share the outputs of each: which one this is, and what it calls to
+  // wait for the others, who have the same scratch. Wide only; members is 0 or 1 for a thread alone.
+  int member, members;
+  void (*meet)(void* team);
+  void* team;
 };
 
 // Outputs that kernels with lanes of channels sum at once; a network takes the one that wastes least.
@@ -49,23 +53,24 @@ struct ChannelsTap {
 // Places of one stage in a row, lanes being channels. Sums have `tiles` tiles; before a gate the halves begin at tiles.
 struct ChannelsRun {
   const ChannelsTap *taps, *taps_end;
-  int count;                  // places
+  int place, place_end;       // the places that are computed
   int tile, tiles;            // floats of a tile, tiles of a sum
-  int tile_begin, tile_end;   // tiles of the result that are computed
-  const float* const* start;  // [count] where each sum starts from
+  int begin, end;             // and the channels of the result, in whole tiles, of a step in sixteens
+  const float* const* start;  // where the sum of each place starts from
   const float* code;          // U z, added to it, or null
-  float* const* sum;          // [count] where sums are left and nothing else is done, or null
+  float* const* sum;          // where the sum of each place is left, and nothing else is done; or null
   bool gated, of_pairs;       // of_pairs: as of Run
   int form;                   // of the activation
   const float* residual;      // the first place's, or null; so are the next two
   float *raw, *activated;
   int64_t residual_step, raw_step, activated_step;
-  float* scratch;  // [places][tiles][tile], 64-byte aligned
-  // Of one place, the `place`-th: its taps' weights as they are read, [inputs of all taps][tiles][tile]; or null.
+  float* scratch;  // [CHANNEL_PLACES][tiles][tile], 64-byte aligned
+  // Of a step, which computes one place: weights of its taps as they are read, [inputs of all taps][width], before a
+  // gate [inputs][2][width], width being end - begin less what fills the last tile; else null.
   const float* in_order;
-  int place;
+  int width;
 };
-constexpr int CHANNEL_PLACES = 12;  // that a kernel may need scratch for
+constexpr int CHANNEL_PLACES = 48;  // that a kernel may need scratch for
 
 struct Kernels {
   const char* name;  // "avx512", "avx2", "portable"

@@ -157,7 +157,7 @@ void tiled_op(const Run& run, const Op& op) {
   if (op.partial_out >= 0) {
     memcpy(row_of(run, op.partial_out), sum, sizeof(float) * LANES * op.outputs);
   } else {
-    finish_wide<true>(run, op, sum);
+    finish_wide<true>(run, op, sum, 0, channels_of(op));
   }
 }
 

@@ -18,17 +18,16 @@ int tile_count(int inputs, int outputs) { return (inputs / 2 * outputs * 4 + BYT
 void pack_pairs(const float* from, int inputs, int outputs, void* to) {
   auto* weight = static_cast<uint16_t*>(to);
   const int pieces = pieces_of(outputs);
-  for (int piece = 0, first = 0; piece < pieces; ++piece) {
-    const int size = piece_size(outputs, pieces, piece);
+  for (int piece = 0; piece < pieces; ++piece) {
+    const int first = piece_begin(outputs, pieces, piece), end = piece_begin(outputs, pieces, piece + 1);
     for (int i = 0; i < inputs; i += 2) {
-      for (int j = first; j < first + size; ++j) {
+      for (int j = first; j < end; ++j) {
         for (int half = 0; half < 2; ++half) {
           const __m128bh rounded = _mm_cvtneps_pbh(_mm_set_ss(from[(i + half) * outputs + j]));
           memcpy(weight++, &rounded, sizeof(uint16_t));
         }
       }
     }
-    first += size;
   }
 }
 

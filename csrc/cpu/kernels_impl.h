@@ -28,17 +28,20 @@ static_assert(WIDE_PLACES <= PLACES, "the scratch has room for PLACES");
 
 // Number of pieces that `outputs` are cut into, of nearly equal size.
 inline int pieces_of(int outputs) { return (outputs + BLOCK - 1) / BLOCK; }
-inline int piece_size(int outputs, int pieces, int piece) { return outputs / pieces + (piece < outputs % pieces); }
+inline int piece_begin(int outputs, int pieces, int piece) {
+  const int larger = outputs % pieces;
+  return outputs / pieces * piece + (piece < larger ? piece : larger);
+}
+// The first piece of a member's share.
+inline int share_begin(int pieces, int member, int members) { return members > 1 ? pieces * member / members : 0; }
 
 void pack(const float* from, int inputs, int outputs, float* to) {
   const int pieces = pieces_of(outputs);
-  int first = 0;
   for (int piece = 0; piece < pieces; ++piece) {
-    const int size = piece_size(outputs, pieces, piece);
+    const int first = piece_begin(outputs, pieces, piece), end = piece_begin(outputs, pieces, piece + 1);
     for (int i = 0; i < inputs; ++i) {
-      for (int j = 0; j < size; ++j) *to++ = from[i * outputs + first + j];
+      for (int o = first; o < end; ++o) *to++ = from[i * outputs + o];
     }
-    first += size;
   }
 }
 
@@ -57,11 +60,19 @@ Start start_of(const Run& run, const Op& op) {
           op.code < 0 ? nullptr : run.code + static_cast<int64_t>(op.code) * LANES};
 }
 
+// Weights of a tap as wide kernels read them, for outputs from `first` on; PAIRS: of what is read as pairs, in bf16.
+template <bool PAIRS>
+inline const char* weights_of(const Run& run, int32_t number, int first) {
+  const Tap& tap = run.taps[number];
+  const int64_t before = static_cast<int64_t>(tap.inputs) * first;
+  if (PAIRS && tap.pairs) return run.tiles + static_cast<int64_t>(run.first_tile[number]) * 1024 + before * 2;
+  return reinterpret_cast<const char*>(run.packed + tap.weights + before);
+}
+
 // sum[p][first + j] = its start + the taps of ops[p], for COUNT places and the SIZE outputs of a piece that begins at
 // output `first`. sum[p]: [outputs][LANES]. PAIRS: what is read as pairs is in bf16.
 template <int SIZE, int COUNT, bool PAIRS>
 void add_taps(const Run& run, const Op* ops, int first, const Start* start, float* const* sum) {
-  const char* next = run.next + run.next_size * first / ops[0].outputs;
   Vec acc[SIZE][COUNT][REGISTERS];
 #pragma GCC unroll 4
   for (int p = 0; p < COUNT; ++p) {
@@ -86,13 +97,18 @@ void add_taps(const Run& run, const Op* ops, int first, const Start* start, floa
   const int taps = ops[0].tap_end - ops[0].tap_begin;
   for (int t = 0; t < taps; ++t) {
     const Tap& tap = run.taps[ops[0].tap_begin + t];
+    // The weights of a network fill more than the second-level cache. While a tap is added, those that are read after
+    // its own are fetched: a line for every row, which is enough.
+    const char* next = t + 1 < taps                    ? weights_of<PAIRS>(run, ops[0].tap_begin + t + 1, first)
+                       : first + SIZE < ops[0].outputs ? weights_of<PAIRS>(run, ops[0].tap_begin, first + SIZE)
+                                                       : run.next;
+    const char* weights = weights_of<PAIRS>(run, ops[0].tap_begin + t, first);
     const float* x[COUNT];
     for (int p = 0; p < COUNT; ++p) x[p] = row_of(run, run.taps[ops[p].tap_begin + t].source);
     if constexpr (PAIRS) {
       if (tap.pairs) {
         const int pairs = tap.inputs / 2;
-        const char* w = run.tiles + static_cast<int64_t>(run.first_tile[ops[0].tap_begin + t]) * 1024;
-        w += static_cast<int64_t>(pairs) * first * 4;
+        const char* w = weights;
         for (int64_t i = 0; i < static_cast<int64_t>(pairs) * LANES; i += LANES, w += 4 * SIZE) {
           prefetch(next);
           next += 64;
@@ -111,7 +127,7 @@ void add_taps(const Run& run, const Op* ops, int first, const Start* start, floa
         continue;
       }
     }
-    const float* w = run.packed + tap.weights + static_cast<int64_t>(tap.inputs) * first;
+    const float* w = reinterpret_cast<const float*>(weights);
     for (int64_t i = 0; i < static_cast<int64_t>(tap.inputs) * LANES; i += LANES, w += SIZE) {
       prefetch(next);
       next += 64;
@@ -143,14 +159,15 @@ void add_taps_of_size(int size, const Run& run, const Op* ops, int first, const 
   if constexpr (SIZE > 1) add_taps_of_size<COUNT, PAIRS, SIZE - 1>(size, run, ops, first, start, sum);
 }
 
-// add_taps for all outputs.
+// add_taps for all outputs, or for a member's share of them.
 template <int COUNT, bool PAIRS = false>
 void add_all_taps(const Run& run, const Op* ops, const Start* start, float* const* sum) {
   const int outputs = ops[0].outputs, pieces = pieces_of(outputs);
-  for (int piece = 0, first = 0; piece < pieces; ++piece) {
-    const int size = piece_size(outputs, pieces, piece);
+  const int begin = share_begin(pieces, run.member, run.members);
+  const int end = run.members > 1 ? share_begin(pieces, run.member + 1, run.members) : pieces;
+  for (int piece = begin; piece < end; ++piece) {
+    const int first = piece_begin(outputs, pieces, piece), size = piece_begin(outputs, pieces, piece + 1) - first;
     add_taps_of_size<COUNT, PAIRS>(size, run, ops, first, start, sum);
-    first += size;
   }
 }
 
@@ -177,16 +194,17 @@ inline Vec seen_as(int32_t /*form*/, Vec y) {
   return maximum(all(0.0f), y);  // FORM_RELU; NaN stays NaN
 }
 
-// The gate, and the result in the forms that are read; in PAIRS concat_elu goes into one row, rounded to bf16.
+// The gate, and the result in the forms that are read, of the channels [begin, end); in PAIRS concat_elu goes into one
+// row, rounded to bf16.
 template <bool PAIRS = false>
-void finish_wide(const Run& run, const Op& op, const float* sum) {
+void finish_wide(const Run& run, const Op& op, const float* sum, int begin, int end) {
   const int channels = channels_of(op);
   const bool gated = is_gated(op), single = op.form != FORM_PAIRS;
   const float* x = has_residual(op) ? row_of(run, op.residual >= 0 ? op.residual : op.residual_ahead) : nullptr;
   float* raw = op.raw < 0 ? nullptr : row_of(run, op.raw);
   float* activated = op.activated < 0 ? nullptr : row_of(run, op.activated);
   const bool of_pairs = x && run.of_pairs && run.of_pairs[&op - run.begin];
-  for (int at = 0; at < channels * LANES; at += WIDTH) {
+  for (int at = begin * LANES; at < end * LANES; at += WIDTH) {
     const float* pair = of_pairs ? x + (at / LANES) * 2 * LANES + at % LANES : nullptr;
     const Vec added = pair ? from_elu(load(pair), load(pair + LANES)) : x ? load(x + at) : all(0.0f);
     const Vec y = finished(gated, sum + at, sum + channels * LANES + at, x != nullptr, added);
@@ -219,22 +237,20 @@ void wide_ops(const Run& run, const Op* ops) {
   }
   add_all_taps<COUNT, PAIRS>(run, ops, start, sum);
   for (int p = 0; p < COUNT; ++p) {
-    if (only_sum(ops[p]) < 0) finish_wide<PAIRS>(run, ops[p], sum[p]);
+    if (only_sum(ops[p]) < 0) finish_wide<PAIRS>(run, ops[p], sum[p], 0, channels_of(ops[p]));
   }
 }
 
-// The weights of a network fill more than the second-level cache. While the kernels sum, they fetch those of the op
-// with other weights that comes next: a line for every row they read, which is enough.
-template <bool PAIRS>
-void expect(Run* run, const Op* next) {
-  if (next >= run->end || next->tap_begin == next->tap_end) return;
-  const Tap& tap = run->taps[next->tap_begin];
-  const bool in_tiles = PAIRS && tap.pairs;
-  const char* packed = reinterpret_cast<const char*>(run->packed + tap.weights);
-  run->next = in_tiles ? run->tiles + static_cast<int64_t>(run->first_tile[next->tap_begin]) * 1024 : packed;
-  run->next_size = 0;
-  for (int32_t t = next->tap_begin; t < next->tap_end; ++t) run->next_size += run->taps[t].inputs * next->outputs;
-  run->next_size *= in_tiles ? 2 : 4;
+// A member's share of an op.
+void share_op(const Run& run, const Op& op) {
+  const int32_t rows = only_sum(op), channels = channels_of(op);
+  float* sum = rows < 0 ? run.scratch : row_of(run, rows);
+  const Start start = start_of(run, op);
+  add_all_taps<1>(run, &op, &start, &sum);
+  run.meet(run.team);
+  if (rows >= 0) return;
+  finish_wide(run, op, sum, channels * run.member / run.members, channels * (run.member + 1) / run.members);
+  run.meet(run.team);
 }
 
 template <bool PAIRS>
@@ -242,9 +258,16 @@ void wide(const Run& given) {
   Run run = given;
   const int32_t* alike = run.alike;
   for (const Op* op = run.begin; op != run.end;) {
-    const int count = *alike >= WIDE_PLACES ? WIDE_PLACES : 1;
-    expect<PAIRS>(&run, op + *alike);
-    if (count == WIDE_PLACES) {
+    const int count = *alike >= WIDE_PLACES && run.members <= 1 ? WIDE_PLACES : 1;
+    const Op* after = op + count;
+    if (after < run.end && after->tap_begin < after->tap_end) {
+      const int pieces = pieces_of(after->outputs);
+      const int first = piece_begin(after->outputs, pieces, share_begin(pieces, run.member, run.members));
+      run.next = weights_of<PAIRS>(run, after->tap_begin, first);
+    }
+    if (run.members > 1) {
+      share_op(run, *op);
+    } else if (count == WIDE_PLACES) {
       wide_ops<WIDE_PLACES, PAIRS>(run, op);
     } else {
       wide_ops<1, PAIRS>(run, op);

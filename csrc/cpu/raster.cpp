@@ -2,6 +2,7 @@
 #include "raster.h"
 
 #include <algorithm>
+#include <memory>
 
 #include "engine.h"
 #include "machine.h"
@@ -21,12 +22,12 @@ constexpr int WIDE_COST = 7;
 
 // Groups of a job's images: wide ones unless the threads are sooner done with images alone; so too for what is left
 // over.
-std::vector<Group> groups_of(const Job& job, int threads) {
+std::vector<Group> groups_of(int images, int threads) {
   const auto turns = [&](int64_t items) { return (items + threads - 1) / threads; };
-  const bool alone = turns(job.count) < turns((job.count + LANES - 1) / LANES) * WIDE_COST;
+  const bool alone = turns(images) < turns((images + LANES - 1) / LANES) * WIDE_COST;
   std::vector<Group> groups;
-  for (int first = 0; first < job.count;) {
-    const int left = std::min(LANES, job.count - first);
+  for (int first = 0; first < images;) {
+    const int left = std::min(LANES, images - first);
     const int count = alone || left <= WIDE_COST ? 1 : left;
     groups.push_back({first, count});
     first += count;
@@ -34,19 +35,38 @@ std::vector<Group> groups_of(const Job& job, int threads) {
   return groups;
 }
 
+// Threads that draw a group together: what they have in common.
+struct Team {
+  Barrier barrier;
+  // What the first one says: whether it draws the next row alone, and the rest of the row, at every other meeting.
+  bool alone = false, leave[2] = {};
+  std::unique_ptr<AlignedFloats> arena, scratch;  // of the first member
+};
+
 // The threads' common state. Groups are taken in order.
 struct Shared {
   const Raster& raster;
   const Job& job;
   const std::vector<Planes>& planes;
   const std::vector<Group> groups;
+  std::vector<Team> teams;
   std::vector<std::atomic<int32_t>> rows;  // [groups], rows drawn of each
   std::atomic<int64_t> next{0};
   std::atomic<int64_t> pixels{0};
   std::atomic<bool> stop{false};
 
   Shared(const Raster& raster, const Job& job, const std::vector<Planes>& planes, int threads)
-      : raster(raster), job(job), planes(planes), groups(groups_of(job, threads)), rows(groups.size()) {}
+      : raster(raster),
+        job(job),
+        planes(planes),
+        groups(groups_of(job.count, threads)),
+        teams(std::min<size_t>(threads, groups.size())),
+        rows(groups.size()) {}
+
+  // Whether a team's threads share the work of its group. Else its first one does all.
+  bool is_shared(int team, int teams) const {
+    return static_cast<size_t>(teams) == groups.size() && raster.shares(groups[team].count > 1);
+  }
 
   void write_finished() const {
     for (size_t g = 0; g < groups.size(); ++g) {
@@ -55,19 +75,29 @@ struct Shared {
   }
 };
 
-// One thread's rings, and its way to draw a group in them: wide, with a lane for each of LANES images, or narrow, one
-// image with its channels side by side.
+// What a thread that waits for its team throws when the drawing is stopped.
+struct Stopped {};
+// And what it throws when the first one goes on alone.
+struct Left {};
+
+// One thread, and its way to draw a group in its team's rings: wide, with a lane for each of LANES images, or narrow,
+// one image with its channels side by side. The members of a team share the work of each op, and wait for each other
+// after it; each sum is one thread's.
 class Worker {
  public:
-  explicit Worker(Shared& shared)
+  // The `number`-th thread of `count`.
+  Worker(Shared& shared, int number, int count)
       : shared_(shared),
         raster_(shared.raster),
         model_(raster_.model),
         job_(shared.job),
+        teams_(std::min(count, static_cast<int>(shared.groups.size()))),
+        team_number_(number % teams_),
+        team_(shared.teams[team_number_]),
+        member_(number / teams_),
+        team_size_(shared.is_shared(team_number_, teams_) ? (count - team_number_ + teams_ - 1) / teams_ : 1),
         fill_(model_.poison ? std::nanf("") : 0.0f),
-        arena_(floats(raster_, shared.groups[0].count > 1), fill_),
         code_(static_cast<size_t>(model_.code_outputs) * LANES, fill_),
-        scratch_(scratch_of(raster_), fill_),
         uz_(model_.code_outputs),
         tap_at_(raster_.taps.size()),
         op_at_(raster_.ops.size()),
@@ -77,6 +107,12 @@ class Worker {
     for (int level = 0; level < 256; ++level) {
       const float* seen = job_.table + std::min(level, job_.head.levels - 1) * job_.embedding;
       table_.insert(table_.end(), seen, seen + job_.embedding);
+    }
+    if (member_ == 0) {
+      team_.arena = std::make_unique<AlignedFloats>(floats(raster_, shared.groups[0].count > 1), fill_);
+      team_.scratch = std::make_unique<AlignedFloats>(scratch_of(raster_), fill_);
+    } else {
+      own_scratch_ = std::make_unique<AlignedFloats>(scratch_of(raster_), fill_);
     }
     for (const int32_t tiles : raster_.stage_tiles) {
       stage_code_.push_back(tile_code_.size());
@@ -91,10 +127,13 @@ class Worker {
   }
 
   void run() {
-    while (!shared_.stop.load(std::memory_order_relaxed)) {
-      const int64_t group = shared_.next.fetch_add(1, std::memory_order_relaxed);
-      if (group >= static_cast<int64_t>(shared_.groups.size())) return;
-      draw_group(static_cast<int>(group));
+    if (member_ >= team_size_) return;
+    try {
+      meet(team_size_);
+      arena_ = team_.arena->data();
+      scratch_ = (own_scratch_ ? own_scratch_ : team_.scratch)->data();
+      draw_groups();
+    } catch (const Stopped&) {
     }
   }
 
@@ -103,6 +142,52 @@ class Worker {
   struct Places {
     int64_t raw, activated, residual;
   };
+
+  void draw_groups() {
+    if (shared_.groups.size() == static_cast<size_t>(teams_)) return draw_group(team_number_);
+    while (!shared_.stop.load(std::memory_order_relaxed)) {
+      const int64_t group = shared_.next.fetch_add(1, std::memory_order_relaxed);
+      if (group >= static_cast<int64_t>(shared_.groups.size())) return;
+      draw_group(static_cast<int>(group));
+    }
+  }
+
+  // Waits for the other members of so many.
+  void meet(int members) {
+    if (members > 1 && !team_.barrier.wait(members, shared_.stop, &slept_)) throw Stopped();
+  }
+
+  // Waits for the other members that draw the row. If the first one sleeps for long, other processes have the cores: it
+  // goes on alone, for some rows, each time for twice as many.
+  void meet() {
+    if (members_ == 1) return;
+    bool& leave = team_.leave[++meetings_ % 2];
+    if (member_ == 0) {
+      leave = slept_ > std::chrono::milliseconds(1) && 4 * slept_ > Barrier::Clock::now() - row_began_;
+    }
+    meet(members_);
+    if (!leave) return;
+    if (member_ > 0) throw Left();
+    members_ = 1;
+    alone_ = rows_alone_ *= 2;
+  }
+
+  // Which members draw the next row.
+  void gather() {
+    meetings_ = 0;
+    if (team_size_ == 1) return;
+    if (member_ == 0) team_.alone = alone_ > 0;
+    meet(team_size_);
+    members_ = team_.alone ? 1 : team_size_;
+    meet(team_size_);
+    alone_ -= alone_ > 0;
+    row_began_ = Barrier::Clock::now();
+    slept_ = {};
+    if (member_ >= members_) throw Left();
+  }
+
+  // Its share of `count` things that are alike, as the `part`-th of `parts`.
+  static int share(int count, int part, int parts) { return static_cast<int>(int64_t{count} * part / parts); }
 
   static size_t scratch_of(const Raster& raster) {
     const size_t tiles = *std::max_element(raster.stage_tiles.begin(), raster.stage_tiles.end());
@@ -115,23 +200,38 @@ class Worker {
     is_wide_ = images_.count > 1;
     lanes_ = is_wide_ ? LANES : 1;
     layout_ = is_wide_ ? &raster_.wide : &raster_.narrow;
-    if (model_.poison) std::fill_n(arena_.data(), layout_->size * lanes_, fill_);
-    clear_borders();
+    if (member_ == 0) {
+      if (model_.poison) std::fill_n(arena_, layout_->size * lanes_, fill_);
+      clear_borders();
+    }
     for (int image = 0; model_.code > 0 && image < images_.count; ++image) set_code(image);
     for (int row = 0; row < raster_.height; ++row) {
-      begin_row(row);
-      ahead();
-      for (int column = 0; column <= raster_.width; ++column) {
-        step(column);
-        if (column < raster_.width) draw_pixels(column);
+      try {
+        gather();
+        draw_row(row);
+      } catch (const Left&) {
+        continue;
       }
+      if (member_ > 0) continue;
       shared_.pixels.fetch_add(int64_t{raster_.width} * images_.count, std::memory_order_relaxed);
       shared_.rows[group].store(row + 1, std::memory_order_release);
       if (shared_.stop.load(std::memory_order_relaxed)) return;
     }
   }
 
-  float* at(int64_t number) { return arena_.data() + number * lanes_; }
+  void draw_row(int row) {
+    begin_row(row);
+    meet();
+    ahead();
+    for (int column = 0; column <= raster_.width; ++column) {
+      step(column);
+      if (column == raster_.width) break;
+      draw_pixels(column);
+      meet();
+    }
+  }
+
+  float* at(int64_t number) { return arena_ + number * lanes_; }
   float* at_or_null(int64_t number) { return number < 0 ? nullptr : at(number); }
   int64_t place(int ring, int row, int column) const {
     return ring < 0 ? -1 : raster_.place(*layout_, ring, base_, row, column);
@@ -187,7 +287,7 @@ class Worker {
       }
       if (!is_wide_) prepare_narrow(number);
     }
-    for (int i = kind_->load; i < kind_->load_end; ++i) load(raster_.loads[i]);
+    for (int i = kind_->load; member_ == 0 && i < kind_->load_end; ++i) load(raster_.loads[i]);
   }
 
   // A row of an input besides the pixels.
@@ -214,11 +314,15 @@ class Worker {
       if (op.waits && op.tap_begin == end) continue;
       if (is_wide_) {
         begin_wide();
-        for (int at = 0; at < op.count; ++at) add_wide(number, at, op.tap_begin, end, op.waits, false);
-        run_wide();
+        const int last = share(op.count, member_ + 1, members_);
+        for (int at = share(op.count, member_, members_); at < last; ++at) {
+          add_wide(number, at, op.tap_begin, end, op.waits, false);
+        }
+        run_wide(1);
       } else {
         run_narrow(number);
       }
+      meet();
     }
   }
 
@@ -240,9 +344,17 @@ class Worker {
       const float* start = continues ? at(layout_->partials[number]) : &raster_.tile_bias[raster_.place_bias[number]];
       run.start = &start;
       run.place = next.place;
-      model_.kernels->channels(run);
+      const size_t slices = raster_.in_order.size();
+      for (int slice = member_; slice < raster_.slices(op.stage); slice += members_) {
+        run.in_order = raster_.in_order[slice].data() + raster_.op_in_order[next.op * slices + slice];
+        run.begin = raster_.slice_begin(op.stage, slice);
+        run.end = raster_.slice_begin(op.stage, slice + 1);
+        run.width = std::min(run.end, raster_.channels(op.stage)) - run.begin;
+        model_.kernels->channels(run);
+      }
+      meet();
     }
-    if (is_wide_) run_wide();
+    if (is_wide_) run_wide(members_);
   }
 
   // An op of the row in work as narrow kernels take it: wholly for one that runs ahead, else its steps.
@@ -258,11 +370,9 @@ class Worker {
     run = {};
     run.taps = lines_.data() + (op.waits ? op.tap_late : op.tap_begin);
     run.taps_end = lines_.data() + op.tap_end;
-    run.count = op.waits ? 1 : op.count;
     run.tile = raster_.tile;
     run.tiles = raster_.stage_tiles[op.stage];
     run.gated = stage.gate == GATE_SIGMOID;
-    run.tile_end = run.gated ? run.tiles / 2 : run.tiles;
     run.of_pairs = of_pairs(stage);
     const bool continues = op.waits && op.tap_begin < op.tap_late;
     run.code = stage.code < 0 || continues ? nullptr : tile_code_.data() + stage_code_[op.stage];
@@ -274,8 +384,7 @@ class Worker {
     run.activated = set(stage.activated, op_at_[number].activated, &run.activated_step);
     run.residual = set(stage.residual, op_at_[number].residual, &run.residual_step);
     run.form = stage.activated < 0 ? FORM_PAIRS : raster_.rings[stage.activated].form;
-    run.scratch = scratch_.data();
-    run.in_order = op.waits ? raster_.in_order.data() + raster_.op_in_order[number] : nullptr;
+    run.scratch = scratch_;
   }
 
   // What an op has to do ahead.
@@ -293,11 +402,20 @@ class Worker {
     if (op.waits) {  // partial sums
       run.taps = lines_.data() + op.tap_begin;
       run.taps_end = lines_.data() + op.tap_late;
-      run.count = op.count;
       run.code = stage.code < 0 ? nullptr : tile_code_.data() + stage_code_[op.stage];
       run.sum = sums_.data();
-      run.in_order = nullptr;
     }
+    // Each member computes as many tiles, so that it reads no weights but theirs. Of those left over they share the
+    // places.
+    const int tiles = raster_.padded(op.stage) / raster_.tile, own = tiles / members_;
+    run.begin = member_ * own * raster_.tile;
+    run.end = run.begin + own * raster_.tile;
+    run.place_end = op.count;
+    model_.kernels->channels(run);
+    run.begin = members_ * own * raster_.tile;
+    run.end = tiles * raster_.tile;
+    run.place = share(op.count, member_, members_);
+    run.place_end = share(op.count, member_ + 1, members_);
     model_.kernels->channels(run);
   }
 
@@ -340,7 +458,8 @@ class Worker {
     of_pairs_.push_back(of_pairs(stage));
   }
 
-  void run_wide() {
+  // members: that run the same ops, and share the outputs of each.
+  void run_wide(int members) {
     if (ops_.empty()) return;
     // Ops with the same taps are places of one stage, so none reads what another one writes.
     alike_.assign(ops_.size(), 1);
@@ -355,9 +474,13 @@ class Worker {
     run.packed = model_.packed.data();
     run.bias = model_.bias.data();
     run.code = code_.data();
-    run.arena = arena_.data();
+    run.arena = arena_;
     run.of_pairs = of_pairs_.data();
-    run.scratch = scratch_.data();
+    run.scratch = members > 1 ? team_.scratch->data() : scratch_;
+    run.member = member_;
+    run.members = members;
+    run.meet = [](void* worker) { static_cast<Worker*>(worker)->meet(static_cast<Worker*>(worker)->members_); };
+    run.team = this;
     run.next = reinterpret_cast<const char*>(model_.packed.data());
     model_.kernels->wide(run);
   }
@@ -378,7 +501,7 @@ class Worker {
     const int row = row_ - static_cast<int>(base_) * raster_.period;
     const float* params = at(place(raster_.params, row, column));
     float* seen = at(place(raster_.pixels, row, column));
-    for (int image = 0; image < images_.count; ++image) {
+    for (int image = member_; image < images_.count; image += members_) {
       const int64_t number = pixel(image, column);
       draw_pixel(image, column, number, params + image);
       float* to = seen + image;
@@ -405,11 +528,21 @@ class Worker {
   const Raster& raster_;
   const Model& model_;
   const Job& job_;
+  const int teams_, team_number_;
+  Team& team_;
+  const int member_, team_size_;
+  int members_ = 1;  // that draw the row in work
+  Barrier::Clock::time_point row_began_;
+  Barrier::Clock::duration slept_{};
+  int alone_ = 0, rows_alone_ = 1;  // rows that it still draws alone, and how many it last did
+  uint32_t meetings_ = 0;           // of the row
   const float fill_;
-  AlignedFloats arena_, code_, scratch_;  // code_: of wide groups, [L][LANES]
-  std::vector<float> uz_, tile_code_;     // tile_code_: of one image, each stage's in tiles
-  std::vector<size_t> stage_code_;        // where each stage's begins
-  std::vector<float> table_;              // [256][e]
+  float *arena_ = nullptr, *scratch_ = nullptr;
+  std::unique_ptr<AlignedFloats> own_scratch_;
+  AlignedFloats code_;                 // of wide groups, [L][LANES]
+  std::vector<float> uz_, tile_code_;  // tile_code_: of one image, each stage's in tiles
+  std::vector<size_t> stage_code_;     // where each stage's begins
+  std::vector<float> table_;           // [256][e]
   // The group in work.
   Group images_{0, 0};
   bool is_wide_ = false;
@@ -434,14 +567,19 @@ class Worker {
 
 }  // namespace
 
+int workers_of(const Raster& raster, int images, int threads) {
+  const std::vector<Group> groups = groups_of(images, threads);
+  return raster.shares(groups[0].count > 1) ? threads : std::min(threads, static_cast<int>(groups.size()));
+}
+
 void draw(const Raster& raster, const Job& job, const std::vector<Planes>& planes, int threads,
           const std::function<bool(int64_t)>& report) {
   Shared shared(raster, job, planes, threads);
-  const int workers = static_cast<int>(std::min<int64_t>(threads, static_cast<int64_t>(shared.groups.size())));
-  require_memory("threads", product_of({static_cast<size_t>(workers), sizeof(float),
-                                        Worker::floats(raster, shared.groups[0].count > 1)}));
+  require_memory("threads",
+                 product_of({shared.teams.size(), sizeof(float), Worker::floats(raster, shared.groups[0].count > 1)}));
   std::fill_n(job.finished, job.count, 0);
-  draw_in_threads(workers, shared, [&] { Worker(shared).run(); }, report);
+  const auto work = [&](int number, int count) { Worker(shared, number, count).run(); };
+  draw_in_threads(workers_of(raster, job.count, threads), shared, work, report);
 }
 
 }  // namespace spx

@@ -193,6 +193,7 @@ void Raster::finish(const std::vector<Block>& blocks) {
   choose_tile();
   place_tiles();
   place_in_order();
+  find_step_work();
   fill();
   std::vector<int32_t> places;
   for (size_t ring = 0; ring < rings.size(); ++ring) {
@@ -240,6 +241,11 @@ void Raster::lay_out(Layout& layout, const std::vector<int32_t>& place, const st
   }
   layout.size += most;
   within("rings and partial sums", layout.size, 0, MOST);
+}
+
+void Raster::find_step_work() {
+  for (const RasterStep& step : steps) step_work += int64_t{op_late[step.op]} * stages[ops[step.op].stage].outputs;
+  step_work /= std::max<int64_t>(1, static_cast<int64_t>(steps.size()));
 }
 
 // The tile that wastes least; of equals the largest.
@@ -291,26 +297,38 @@ void Raster::place_tiles() {
 
 // Where the weights of the taps that wait stand, op after op. Most kinds of rows share them.
 void Raster::place_in_order() {
-  std::map<std::vector<int64_t>, int64_t> known;  // the blocks of an op's taps -> where they begin here
-  int64_t size = 0;
-  op_in_order.assign(ops.size(), 0);
+  std::unordered_map<int32_t, Block> by_first;
+  for (const Block& block : model.blocks) by_first[block.first] = block;
+  std::map<std::vector<int64_t>, size_t> known;  // the blocks of an op's taps -> the op that has them first
+  int most = 1;
+  for (size_t stage = 0; stage < stages.size(); ++stage) most = std::max(most, slices(static_cast<int>(stage)));
+  std::vector<int64_t> sizes(most, 0);
+  op_in_order.assign(ops.size() * most, 0);
+  op_late.assign(ops.size(), 0);
   for (size_t number = 0; number < ops.size(); ++number) {
     const RasterOp& op = ops[number];
     if (!op.waits) continue;
-    std::vector<int64_t> of_taps(1, op.stage);
-    for (int t = op.tap_late; t < op.tap_end; ++t) of_taps.push_back(tap_tiles[t]);
-    const auto [found, is_new] = known.try_emplace(of_taps, size);
-    op_in_order[number] = found->second;
-    for (int t = op.tap_late; is_new && t < op.tap_end; ++t) {
-      const int32_t inputs = numbers[taps[t].ring], count = stage_tiles[op.stage];
-      blocks_in_order.push_back({tap_tiles[t], size, inputs, count});
-      size += int64_t{inputs} * count * tile;
+    std::vector<int64_t> key(1, op.stage);
+    for (int t = op.tap_late; t < op.tap_end; ++t) {
+      key.push_back(tap_tiles[t]);
+      op_late[number] += numbers[taps[t].ring];
+    }
+    const auto [found, is_new] = known.try_emplace(key, number);
+    for (int s = 0; s < slices(op.stage); ++s) {
+      op_in_order[number * most + s] = is_new ? sizes[s] : op_in_order[found->second * most + s];
+      const int halves = stages[op.stage].outputs / channels(op.stage);
+      const int64_t row = int64_t{slice_end(op.stage, s) - slice_begin(op.stage, s)} * halves;
+      for (int t = op.tap_late; is_new && t < op.tap_end; ++t) {
+        const Block& block = by_first.at(taps[t].weights);
+        blocks_in_order.push_back({block, op.stage, s, sizes[s]});
+        sizes[s] += block.inputs * row;
+      }
     }
   }
-  in_order.assign(size + SLACK, 0.0f);
+  for (const int64_t size : sizes) in_order.emplace_back(size + SLACK, 0.0f);
 }
 
-// Weights [inputs][outputs] of every block become [tiles][inputs][tile], and in order [inputs][tiles][tile]; biases
+// Weights [inputs][outputs] of every block become [tiles][inputs][tile], and in order [inputs][halves][slice]; biases
 // [tiles][tile]. Each half of a sum before a gate begins with a tile of its own.
 void Raster::fill() {
   // Numbers of a stage's sum, for each of some inputs.
@@ -330,11 +348,14 @@ void Raster::fill() {
   for (const TiledBias& t : tiled_biases) {
     copy_tiles(stages[t.stage], stage_tiles[t.stage], model.bias.data() + t.bias, tile_bias.data() + t.to, 1);
   }
-  for (const BlockInOrder& block : blocks_in_order) {
-    for (int64_t k = 0; k < block.count; ++k) {
-      const float* from = tiles.data() + block.from + k * block.inputs * tile;
-      float* to = in_order.data() + block.to + k * tile;
-      for (int64_t i = 0; i < block.inputs; ++i) copy_numbers(from + i * tile, tile, to + i * block.count * tile);
+  for (const BlockInOrder& b : blocks_in_order) {
+    const int begin = slice_begin(b.stage, b.slice), count = slice_end(b.stage, b.slice) - begin;
+    float* to = in_order[b.slice].data() + b.to;
+    const float* from = model.weights.data() + b.block.first + begin;
+    for (int64_t i = 0; i < b.block.inputs; ++i, from += b.block.outputs) {
+      for (int half = 0; half < b.block.outputs; half += channels(b.stage), to += count) {
+        copy_numbers(from + half, count, to);
+      }
     }
   }
 }

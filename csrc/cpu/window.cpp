@@ -394,7 +394,7 @@ void draw(const Model& model, const Job& job, int threads, const std::function<b
   Shared shared(model, job, threads);
   std::fill_n(job.finished, job.count, 0);
   const int workers = static_cast<int>(std::min<int64_t>(threads, shared.items()));
-  draw_in_threads(workers, shared, [&] { Worker(shared).run(); }, report);
+  draw_in_threads(workers, shared, [&](int, int) { Worker(shared).run(); }, report);
 }
 
 }  // namespace spx

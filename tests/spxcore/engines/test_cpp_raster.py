@@ -51,6 +51,22 @@ def test_cpp_gives_the_same_bits_whoever_draws():
         assert close(kept.params, expected(task, kept.pixels), 1e-5)
 
 
+def test_cpp_draws_the_same_bits_when_threads_share_an_image():
+    """A network that is large enough; lanes are channels, or images; teams of equal and of unequal size."""
+    task = whole_job(3, 5, images=16, filters=208)
+    raster = make(threads=3).raster(task.network, 3, 5)
+    assert [raster.workers(n) for n in (1, 2, 16)] == [3, 3, 3]
+    for isa in native.native().instruction_sets():
+        canvas = cpp(task, isa=isa, threads=2)
+        assert close(canvas.params, expected(task, canvas.pixels), 1e-5)
+        for count, threads in [(16, 1), (16, 3), (1, 1), (1, 2), (1, 3), (2, 3)]:
+            feeds = {**task.feeds, "where": Planes(task.feeds["where"].array[:count])}
+            part = replace(task, feeds=feeds, images=task.images[:count], code=task.code[:count])
+            alone = cpp(part, isa=isa, threads=threads)
+            np.testing.assert_array_equal(alone.pixels, canvas.pixels[:count])
+            np.testing.assert_array_equal(alone.params, canvas.params[:count])
+
+
 def test_cpp_stops_when_it_is_told():
     stops_when_told(make(threads=1), whole_job(4000, 400, images=1))  # many times what a report waits for
 

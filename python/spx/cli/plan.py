@@ -38,10 +38,11 @@ def plan(arguments: argparse.Namespace) -> Work:
 
     def work() -> str:
         plans, whole = {}, isinstance(checkpoint.model.schedule(checkpoint.config), Raster)
+        figures: dict = {}
         for prefix, network in checkpoint.networks.items():
             side = checkpoint.model.side(checkpoint.config, prefix)
             plans[prefix.split(".")[-1]] = plan_at(network.graph, side, side, fold=not (whole and network.graph.drawn))
-            if network.graph.drawn:
+            if network.graph.drawn and not figures:
                 plan = plans[prefix.split(".")[-1]]
                 figures = whole_summary(plan, network.graph) if whole else summary(plan)
         images = image_summary({name: plan for name, plan in plans.items() if not plan.drawn})

@@ -22,7 +22,7 @@ from ..drawing import Job
 from ..feeds import Planes
 from ..plan import Stage, plan_at
 from ..plan.plan import BLOCK, PLACE, ROW, SOURCE
-from ..plan.reach import first_row, latest_pixel
+from ..plan.reach import first_rows, latest_pixel
 from ..walk.network import Network
 from .base import Report
 
@@ -101,7 +101,7 @@ class WholeNetwork:
         graph = network.graph
         self.size, self.device = (height, width), device
         self.plan = plan_at(graph, height, width, fold=False).cone(range(height * width))
-        self.latest, self.first = latest_pixel(self.plan), first_row(self.plan)
+        self.latest, self.first = latest_pixel(self.plan), first_rows(graph, height, width)
         self.period = {stage.output: max(read.taps.period for read in stage.reads) for stage in graph.stages}
         self.codes = {stage.output: self.tensor(stage.code) for stage in self.plan.stages if stage.code is not None}
         self.seen: dict[str, set[str]] = {self.plan.output: {"raw"}}
@@ -132,7 +132,7 @@ class WholeNetwork:
     def _lower(self, stage: Stage, weights: dict[bytes, Tensor]) -> None:
         """Add a stage's parts to the rows. weights: what an earlier part has too."""
         width, latest = self.plan.values[stage.output].width, self.latest[stage.output][stage.places]
-        row, first = latest // self.plan.width, self.first[stage.output][stage.places]
+        row, first = latest // self.plan.width, self.first[stage.output][stage.places // width]
         within, period = row == first, self.period[stage.output]
         y, x = np.divmod(stage.places, width)
         key = np.stack([np.where(within, row, row + 1), within, y % period, x % period], axis=1)

@@ -22,6 +22,7 @@ import numpy as np
 
 from ..errors import require
 from ..graph import Graph, Stage, Taps
+from ..plan.reach import first_rows, row_reads
 from ..walk.numbers import Numbers
 from .tables import (
     FORM_PAIRS,
@@ -182,22 +183,12 @@ class _Lowering:
         return self.packed.activations.get(value) == FORM_PAIRS
 
     def _row_reads(self, taps: Taps, out: str, value: str) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-        """Rows of a result, and the row of the source that each reads, for each offset down."""
-        (h, _), (source_h, _) = self.size[out], self.size[value]
-        for phase, dy in np.unique(taps.offsets[:, [0, 2]], axis=0).tolist():
-            y = np.arange(phase, h, taps.period)
-            source = y // taps.period * taps.step + dy
-            inside = (source >= 0) & (source < source_h) & (y >= taps.first[0])
-            yield y[inside], source[inside]
+        """See `row_reads`."""
+        return row_reads(taps, self.size[out][0], self.size[value][0])
 
     def _needed(self) -> dict[str, np.ndarray]:
         """The first row of the image that needs each row of each value; H if none does."""
-        need = {name: np.full(self.size[name][0], self.height) for name in self.graph.values}
-        need[self.graph.output] = np.arange(self.height)
-        for stage in reversed(self.graph.stages):
-            for value, _, taps in self._reads(stage):
-                for y, source in self._row_reads(taps, stage.output, value):
-                    np.minimum.at(need[value], source, need[stage.output][y])
+        need = first_rows(self.graph, self.height, self.width)
         x = need[self.pixels]
         require(
             bool((x >= np.arange(len(x))).all()),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from ..graph import Graph
 from ..plan import Plan
 from ..plan.reach import TIERS, macs_ahead, macs_by_tier
 from .window import full_program, pack, window_programs
@@ -69,11 +70,12 @@ def image_summary(plans: dict[str, Plan]) -> list[dict]:
     return result
 
 
-def whole_summary(plan: Plan) -> dict:
+def whole_summary(plan: Plan, graph: Graph) -> dict:
     """Figures of a network that draws whole images by the raster schedule.
 
     Args:
         plan: of the network at a size, not folded.
+        graph: the network.
 
     Returns:
         A dict that JSON can hold: height and width; weights (numbers); macs of an image, of what runs ahead of its rows, and in them;
@@ -82,7 +84,7 @@ def whole_summary(plan: Plan) -> dict:
     plan = plan.cone(range(plan.height * plan.width))
     stages = [{"name": s.name, "places": len(s.places), "macs": int(s.tap_macs().sum())} for s in plan.stages]
     weights = sum(source.weights.size for stage in plan.stages for source in stage.sources)
-    every, ahead = plan.macs(), macs_ahead(plan)
+    every, ahead = plan.macs(), macs_ahead(plan, graph)
     macs = {"image": every, "ahead": ahead, "in_rows": every - ahead}
     return {"height": plan.height, "width": plan.width, "weights": weights, "macs": macs, "stages": stages}
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import numpy as np
 
 from ..graph import Graph, Taps
@@ -51,26 +53,35 @@ def latest_pixel(plan: Plan) -> dict[str, np.ndarray]:
     return result
 
 
-def first_row(plan: Plan) -> dict[str, np.ndarray]:
-    """The first row of the image that each place is needed for, or the plan's height for none; int64 [places] a value."""
-    result = {name: np.full(value.places, plan.height) for name, value in plan.values.items()}
-    result[plan.output] = np.arange(plan.values[plan.output].places) // plan.width
-    for stage in reversed(plan.stages):
-        rows = result[stage.output][stage.places]
-        for index, source in enumerate(stage.sources):
-            taps = stage.taps[stage.taps[:, SOURCE] == index]
-            np.minimum.at(result[source.value], taps[:, PLACE], rows[taps[:, ROW]])
-        if stage.residual is not None:
-            np.minimum.at(result[stage.residual], stage.places, rows)
+def first_rows(graph: Graph, height: int, width: int) -> dict[str, np.ndarray]:
+    """The first row of the image that each row of each value is needed for, or the height for none; int64 [rows] a value."""
+    sizes = {name: value.size(height, width)[0] for name, value in graph.values.items()}
+    result = {name: np.full(rows, height) for name, rows in sizes.items()}
+    result[graph.output] = np.arange(height)
+    for stage in reversed(graph.stages):
+        reads = [(read.value, read.taps) for read in stage.reads]
+        reads += [(stage.residual, Taps.point())] if stage.residual else []
+        for value, taps in reads:
+            for y, source in row_reads(taps, sizes[stage.output], sizes[value]):
+                np.minimum.at(result[value], source, result[stage.output][y])
     return result
 
 
-def macs_ahead(plan: Plan) -> int:
-    """Multiply-adds of the raster schedule that run ahead of a row: their taps lie on rows above."""
-    latest, first, total = latest_pixel(plan), first_row(plan), 0
+def row_reads(taps: Taps, rows: int, source_rows: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """Of `rows` rows of a result those that read something, and the row of the source that each reads, for each offset down."""
+    for phase, dy in np.unique(taps.offsets[:, [0, 2]], axis=0).tolist():
+        y = np.arange(phase, rows, taps.period)
+        source = y // taps.period * taps.step + dy
+        inside = (source >= 0) & (source < source_rows) & (y >= taps.first[0])
+        yield y[inside], source[inside]
+
+
+def macs_ahead(plan: Plan, graph: Graph) -> int:
+    """Multiply-adds of the raster schedule that run ahead of a row: their taps lie on rows above. plan: of the graph, at some size."""
+    latest, first, total = latest_pixel(plan), first_rows(graph, plan.height, plan.width), 0
     for stage in plan.stages:
         row = latest[stage.output][stage.places] // plan.width
-        row = np.where(row == first[stage.output][stage.places], row, row + 1)
+        row = np.where(row == first[stage.output][stage.places // plan.values[stage.output].width], row, row + 1)
         macs = stage.tap_macs()
         for index, source in enumerate(stage.sources):
             mine = stage.taps[:, SOURCE] == index

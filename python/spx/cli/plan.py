@@ -38,10 +38,13 @@ def plan(arguments: argparse.Namespace) -> Work:
 
     def work() -> str:
         plans, whole = {}, isinstance(checkpoint.model.schedule(checkpoint.config), Raster)
+        figures: dict = {}
         for prefix, network in checkpoint.networks.items():
             side = checkpoint.model.side(checkpoint.config, prefix)
             plans[prefix.split(".")[-1]] = plan_at(network.graph, side, side, fold=not (whole and network.graph.drawn))
-        figures = next((whole_summary if whole else summary)(plan) for plan in plans.values() if plan.drawn)
+            if network.graph.drawn and not figures:
+                plan = plans[prefix.split(".")[-1]]
+                figures = whole_summary(plan, network.graph) if whole else summary(plan)
         images = image_summary({name: plan for name, plan in plans.items() if not plan.drawn})
         if arguments.json:
             return json.dumps({**figures, "image_networks": images})

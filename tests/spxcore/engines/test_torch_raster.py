@@ -9,7 +9,7 @@ from wholes import expected, streams_job, whole_job
 from spxcore import Given, Logistics, engines
 from spxcore.engines.torch_raster import Activations, WholeNetwork
 from spxcore.plan import plan_at
-from spxcore.plan.reach import first_row, latest_pixel, macs_ahead
+from spxcore.plan.reach import first_rows, latest_pixel, macs_ahead
 
 
 @pytest.mark.parametrize("channels", [1, 3])
@@ -59,13 +59,15 @@ def test_every_place_is_computed_once(monkeypatch):
 
 def test_latest_pixels_and_first_rows_are_those_of_the_dependencies():
     """`Plan.dependencies` and `leads_to` list every pair of places."""
-    plan = plan_at(streams_job(6, 5).network.graph, 6, 5, fold=False)
-    latest, first = latest_pixel(plan), first_row(plan)
+    graph = streams_job(6, 5).network.graph
+    plan = plan_at(graph, 6, 5, fold=False)
+    latest, first = latest_pixel(plan), first_rows(graph, 6, 5)
     for name, on in plan.dependencies().items():
         if name not in plan.inputs:
             np.testing.assert_array_equal(latest[name], np.where(on, np.arange(30), -1).max(axis=1))
     for name, to in plan.leads_to.items():
-        np.testing.assert_array_equal(first[name], np.where(to, np.arange(30) // 5, 6).min(axis=1))
+        of_places = np.where(to, np.arange(30) // 5, 6).min(axis=1)
+        np.testing.assert_array_equal(first[name], of_places.reshape(len(first[name]), -1).min(axis=1))
 
 
 def test_images_are_drawn_together_as_far_as_the_memory_goes(monkeypatch):
@@ -85,16 +87,18 @@ def test_images_are_drawn_together_as_far_as_the_memory_goes(monkeypatch):
 
 def test_what_runs_ahead_of_a_row_is_counted():
     """Against every pair of a place and a pixel that it depends on."""
-    plan = plan_at(streams_job(6, 5).network.graph, 6, 5, fold=False).cone(range(30))
+    graph = streams_job(6, 5).network.graph
+    plan = plan_at(graph, 6, 5, fold=False).cone(range(30))
     pixels, ahead = {n: [set(np.flatnonzero(p)) for p in on] for n, on in plan.dependencies().items()}, 0
-    first = first_row(plan)
+    first = first_rows(graph, 6, 5)
     for stage in plan.stages:
         for (row, source, place, _), macs in zip(stage.taps.tolist(), stage.tap_macs()):
             to = int(stage.places[row])
             drawn_rows = {p // 5 for p in pixels[stage.output][to]} or {-1}
-            own = max(drawn_rows) if max(drawn_rows) == first[stage.output][to] else max(drawn_rows) + 1
+            needed = first[stage.output][to // plan.values[stage.output].width]
+            own = max(drawn_rows) if max(drawn_rows) == needed else max(drawn_rows) + 1
             ahead += int(macs) * all(p // 5 < own for p in pixels[stage.sources[source].value][place])
-    assert macs_ahead(plan) == ahead < plan.macs()
+    assert macs_ahead(plan, graph) == ahead < plan.macs()
 
 
 def test_bf16_is_not_for_whole_images():

@@ -65,10 +65,9 @@ struct ChannelsRun {
   float *raw, *activated;
   int64_t residual_step, raw_step, activated_step;
   float* scratch;  // [CHANNEL_PLACES][tiles][tile], 64-byte aligned
-  // Of a step, which computes one place: weights of its taps as they are read, [inputs of all taps][width], before a
-  // gate [inputs][2][width], width being end - begin less what fills the last tile; else null.
+  // Of a step, which computes one place: weights of its taps as they are read, [inputs of all taps][end - begin],
+  // before a gate [inputs][2][end - begin]; else null.
   const float* in_order;
-  int width;
 };
 constexpr int CHANNEL_PLACES = 48;  // that a kernel may need scratch for
 

@@ -125,7 +125,7 @@ void sum_row(const ChannelsRun& run, int tile) {
 
 // Registers of the sum of one place: VECTORS from channel `first` of the slice on, of the half of a gate `half` and
 // HALVES - 1 more. Weights are in the order in which they are read, those of one op after those of another, so a fixed
-// distance ahead is nearly always right. A row of them has no padding: what a register holds beyond it nobody reads.
+// distance ahead is nearly always right.
 template <int VECTORS, int HALVES>
 void sum_place(const ChannelsRun& run, int first, int half, float* sum) {
   constexpr int AHEAD = 2048;  // floats
@@ -140,8 +140,8 @@ void sum_place(const ChannelsRun& run, int first, int half, float* sum) {
       if (run.code) acc[h][v] = acc[h][v] + load(run.code + at + h * padded + v * WIDTH);
     }
   }
-  const int64_t row = run.gated ? 2 * run.width : run.width;
-  const float* w = run.in_order + first + half * run.width;
+  const int64_t width = run.end - run.begin, row = run.gated ? 2 * width : width;
+  const float* w = run.in_order + first + half * width;
   for (const ChannelsTap* tap = run.taps; tap != run.taps_end; ++tap) {
     for (const float *x = tap->source + run.place * tap->step, *end = x + tap->inputs; x != end; ++x, w += row) {
       const Vec xs = all(*x);
@@ -149,7 +149,7 @@ void sum_place(const ChannelsRun& run, int first, int half, float* sum) {
       for (int h = 0; h < HALVES; ++h) {
 #pragma GCC unroll 10
         for (int v = 0; v < VECTORS; ++v) {
-          const float* from = w + h * run.width + v * WIDTH;
+          const float* from = w + h * width + v * WIDTH;
           if (v * WIDTH % 16 == 0) __builtin_prefetch(from + AHEAD, 0, 3);
           acc[h][v] = fma(xs, load(from), acc[h][v]);
         }

@@ -4,43 +4,12 @@
 #include <algorithm>
 #include <cmath>
 #include <cstddef>
-#include <new>
 #include <vector>
-
-#if defined(__linux__)
-#include <sys/mman.h>
-#endif
 
 #include "../sizes.h"
 #include "program.h"
 
 namespace spx {
-
-// Floats at a 64-byte boundary, where a wide register is loaded fastest; many of them in large pages, where the system
-// has them.
-class AlignedFloats {
- public:
-  AlignedFloats(size_t count, float fill)
-      : alignment_(count * sizeof(float) >= LARGE_PAGE ? std::align_val_t{LARGE_PAGE} : std::align_val_t{64}),
-        data_(static_cast<float*>(::operator new[](std::max<size_t>(count, 1) * sizeof(float), alignment_))) {
-#if defined(__linux__)
-    if (alignment_ == std::align_val_t{LARGE_PAGE}) {
-      madvise(data_, count * sizeof(float) / LARGE_PAGE * LARGE_PAGE, MADV_HUGEPAGE);  // a wish
-    }
-#endif
-    std::fill_n(data_, count, fill);
-  }
-  ~AlignedFloats() { ::operator delete[](data_, alignment_); }
-  AlignedFloats(const AlignedFloats&) = delete;
-  AlignedFloats& operator=(const AlignedFloats&) = delete;
-  float* data() { return data_; }
-
- private:
-  static constexpr size_t LARGE_PAGE = 1 << 21;
-
-  std::align_val_t alignment_;
-  float* data_;
-};
 
 // Runs programs wide, for LANES windows, or narrow, for one of them.
 class Machine {

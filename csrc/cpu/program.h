@@ -6,6 +6,7 @@
 #include <vector>
 
 #include "kernels.h"
+#include "memory.h"
 
 namespace spx {
 
@@ -33,7 +34,7 @@ struct Model {
   const TileKernels* tile_kernels = nullptr;  // for what runs ahead in bf16; null in fp32
   bool poison = false;                        // new memory is filled with NaN instead of zeros
   std::vector<float> weights;                 // blocks [inputs][outputs], one after the other
-  std::vector<float> packed;                  // the same, as kernels->pack left them
+  AlignedFloats packed;                       // the same, as kernels->pack left them
   std::vector<char> tiles;  // bf16 only: the blocks that taps of pairs read, as tile_kernels->pack left them
   int pairs = 0;            // rows of a place's concat_elu; bf16 only
   std::vector<float> bias;

@@ -66,12 +66,12 @@ struct Raster {
   Layout wide;                     // rows of numbers, one of each lane
   Layout narrow;                   // numbers of one image; places and sums fill whole tiles
   int tile = 0;                    // outputs that narrow kernels sum at once
-  std::vector<float> tiles;        // weights as they read them
-  std::vector<float> tile_bias;    // and biases
+  AlignedFloats tiles;             // weights as they read them
+  AlignedFloats tile_bias;         // and biases
   std::vector<int64_t> tap_tiles;  // of each tap, where its block begins in `tiles`
   // Weights of what waits, as steps read them, slice after slice of a result's channels: [inputs of an op's
   // taps][slice], before a gate [inputs][2][slice].
-  std::vector<std::vector<float>> in_order;
+  std::vector<AlignedFloats> in_order;
   std::vector<int64_t> op_in_order;  // of each op that waits, where its weights begin in in_order[s]: [op][s]
   std::vector<int32_t> op_late;      // and the inputs of its taps that wait
   int64_t step_work = 0;             // multiply-adds of a step's op for one image, on average
@@ -98,7 +98,6 @@ struct Raster {
   int sixteens(int stage) const { return (channels(stage) + 15) / 16; }
   int slices(int stage) const { return std::max(1, sixteens(stage) / 4); }
   int slice_begin(int stage, int slice) const { return sixteens(stage) * slice / slices(stage) * 16; }
-  int slice_end(int stage, int slice) const { return std::min(slice_begin(stage, slice + 1), channels(stage)); }
 
   // Whether threads draw an image, or a group side by side, sooner together than one alone: ops are large enough that
   // they may wait for each other after each.

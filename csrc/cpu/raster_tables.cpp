@@ -317,7 +317,7 @@ void Raster::place_in_order() {
     for (int s = 0; s < slices(op.stage); ++s) {
       op_in_order[number * most + s] = is_new ? sizes[s] : op_in_order[found->second * most + s];
       const int halves = stages[op.stage].outputs / channels(op.stage);
-      const int64_t row = int64_t{slice_end(op.stage, s) - slice_begin(op.stage, s)} * halves;
+      const int64_t row = int64_t{slice_begin(op.stage, s + 1) - slice_begin(op.stage, s)} * halves;
       for (int t = op.tap_late; is_new && t < op.tap_end; ++t) {
         const Block& block = by_first.at(taps[t].weights);
         blocks_in_order.push_back({block, op.stage, s, sizes[s]});
@@ -349,11 +349,12 @@ void Raster::fill() {
     copy_tiles(stages[t.stage], stage_tiles[t.stage], model.bias.data() + t.bias, tile_bias.data() + t.to, 1);
   }
   for (const BlockInOrder& b : blocks_in_order) {
-    const int begin = slice_begin(b.stage, b.slice), count = slice_end(b.stage, b.slice) - begin;
+    const int begin = slice_begin(b.stage, b.slice), end = slice_begin(b.stage, b.slice + 1);
+    const int count = std::min(end, channels(b.stage)) - begin;
     float* to = in_order[b.slice].data() + b.to;
     const float* from = model.weights.data() + b.block.first + begin;
     for (int64_t i = 0; i < b.block.inputs; ++i, from += b.block.outputs) {
-      for (int half = 0; half < b.block.outputs; half += channels(b.stage), to += count) {
+      for (int half = 0; half < b.block.outputs; half += channels(b.stage), to += end - begin) {
         copy_numbers(from + half, count, to);
       }
     }

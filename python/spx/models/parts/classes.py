@@ -1,4 +1,4 @@
-"""The classes of a PixelCNN++: as codes, drawn, guessed from pixels, and what they cost."""
+"""The classes that a model of whole images is told: as codes, drawn, guessed from pixels, and what they cost."""
 
 from __future__ import annotations
 

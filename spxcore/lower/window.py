@@ -16,7 +16,7 @@ from typing import NamedTuple
 import numpy as np
 
 from .. import graph
-from ..errors import require
+from ..errors import SpxError, require
 from ..graph import Graph, Read
 from ..plan.plan import BLOCK as TAP_BLOCK
 from ..plan.plan import PLACE, ROW, SOURCE, Plan, Source, Stage
@@ -97,6 +97,15 @@ def inputs_of(network: Plan | Graph) -> tuple[str, ...]:
 def _sources(stage: Stage | graph.Stage) -> tuple[Source | Read, ...]:
     """What a stage reads."""
     return stage.reads if isinstance(stage, graph.Stage) else stage.sources
+
+
+def why_not(network: Graph) -> str | None:
+    """Why native code cannot run a network, or None."""
+    try:
+        _activations(network)
+    except SpxError as error:
+        return str(error)
+    return None
 
 
 def _activations(plan: Plan | Graph) -> dict[str, int]:

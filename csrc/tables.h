@@ -9,7 +9,7 @@
 namespace spx {
 
 // Of what crosses from Python: these tables, and the fields of jobs and options. spxcore/native.py has the same number.
-constexpr int VERSION = 3;
+constexpr int VERSION = 4;
 
 // Sums a row of numbers at one place, and finishes it or leaves the sum for a later op.
 struct Op {
@@ -23,14 +23,16 @@ struct Op {
   int32_t activated;       // where its activation goes, in `form`
   int32_t outputs;         // numbers summed: the result's channels, twice as many before a gate
   int32_t tap_begin, tap_end;
-  int32_t gate;  // GATE_NONE or GATE_SIGMOID
-  int32_t form;  // FORM_PAIRS or FORM_RELU
+  int32_t gate;  // GATE_NONE, GATE_SIGMOID or GATE_TANH
+  int32_t form;  // FORM_PAIRS or FORM_RELU; FORM_GATED after GATE_TANH
 };
 constexpr int32_t GATE_NONE = 0;
 constexpr int32_t GATE_SIGMOID = 1;  // a sigmoid(b), a and b being the halves of the sum
+constexpr int32_t GATE_TANH = 2;     // the sum is the result, and tanh(a) sigmoid(b) its activation
 constexpr int32_t FORM_PAIRS = 0;    // elu(x_0), elu(-x_0), elu(x_1) ...
 constexpr int32_t FORM_RELU = 1;
-constexpr int32_t FORM_RAW = 2;  // of a ring: the value as it is
+constexpr int32_t FORM_RAW = 2;    // of a ring: the value as it is
+constexpr int32_t FORM_GATED = 3;  // tanh(a) sigmoid(b), half as many numbers
 
 struct Tap {
   int32_t source;   // first arena row it reads

@@ -13,8 +13,15 @@ from functools import cached_property
 
 import numpy as np
 
-# What a tap sees of its source: the value, elu(value), [elu(value), elu(-value)] (twice the channels), max(value, 0).
-FORMS = ("raw", "elu", "concat_elu", "relu")
+# What a tap sees of its source: the value, elu(value), [elu(value), elu(-value)] (twice the channels), max(value, 0), and
+# tanh(a) sigmoid(b), a and b being the value's halves (half the channels; van den Oord et al. 2016, equation 2).
+FORMS = ("raw", "elu", "concat_elu", "relu", "tanh_gate")
+
+
+def channels_seen(form: str, channels: int) -> int:
+    """Numbers that a tap sees of a value's."""
+    return {"concat_elu": 2 * channels, "tanh_gate": channels // 2}.get(form, channels)
+
 
 # What follows a stage's sum: nothing, or a sigmoid(b), a and b being the halves of the sum (van den Oord et al. 2016, equation 4).
 GATES = ("none", "sigmoid")

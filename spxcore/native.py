@@ -11,7 +11,7 @@ from .errors import SpxError
 
 # Of what crosses to native code: tables (`spxcore.lower.tables`), jobs (`spxcore.lower.job`), options. `csrc/tables.h` has the same
 # number; a module with another one was built from other sources.
-VERSION = 3
+VERSION = 4
 
 _AGAIN = "run the `pip install` that installed spx once more, in a checkout: `pip install -e .`"
 

@@ -51,8 +51,11 @@ class Checker {
   }
 
   void check_op(const Op& op) const {
-    check(op.gate == GATE_NONE || op.gate == GATE_SIGMOID, "op, gate", "0 or 1", op.gate);
-    check(op.form == FORM_PAIRS || op.form == FORM_RELU, "op, form", "0 or 1", op.form);
+    check(op.gate >= GATE_NONE && op.gate <= GATE_TANH, "op, gate", "0 to 2", op.gate);
+    const bool tanh = op.gate == GATE_TANH;
+    check(tanh ? op.form == FORM_GATED : op.form == FORM_PAIRS || op.form == FORM_RELU, "op, form",
+          "0 or 1, 3 after gate 2", op.form);
+    check(!tanh || !has_residual(op), "op, residual", "none after gate 2", op.residual);
     check(op.outputs >= 1 && op.outputs <= 1 << 16, "op, outputs", "1 to 65536", op.outputs);
     check(!is_gated(op) || op.outputs % 2 == 0, "op, outputs", "an even number before a gate", op.outputs);
     const int channels = channels_of(op);
@@ -68,7 +71,7 @@ class Checker {
     row("op, partial_out", op.partial_out, op.outputs);
     row("op, residual", op.residual, channels);
     row("op, residual_ahead", op.residual_ahead, channels);
-    row("op, raw", op.raw, channels);
+    row("op, raw", op.raw, raw_rows(op));
     row("op, activated", op.activated, activated_rows(op));
     check(op.tap_begin >= 0 && op.tap_begin <= op.tap_end && op.tap_end <= static_cast<int64_t>(program_.taps.size()),
           "op, taps", "a range of taps", op.tap_begin);

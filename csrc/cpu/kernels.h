@@ -8,9 +8,12 @@ namespace spx {
 // Windows that run side by side: a row of the arena is one number of each.
 constexpr int LANES = 16;
 
-static inline bool is_gated(const Op& op) { return op.gate == GATE_SIGMOID; }
+static inline int halves_of(int32_t gate) { return gate == GATE_NONE ? 1 : 2; }
+static inline bool is_gated(const Op& op) { return op.gate != GATE_NONE; }
+// Of what comes out of the gate.
 static inline int channels_of(const Op& op) { return is_gated(op) ? op.outputs / 2 : op.outputs; }
 static inline int activated_rows(const Op& op) { return (op.form == FORM_PAIRS ? 2 : 1) * channels_of(op); }
+static inline int raw_rows(const Op& op) { return op.gate == GATE_TANH ? op.outputs : channels_of(op); }
 static inline bool has_residual(const Op& op) { return op.residual >= 0 || op.residual_ahead >= 0; }
 
 // Ops to run, and what they run on.
@@ -60,6 +63,8 @@ struct ChannelsRun {
   const float* code;          // U z, added to it, or null
   float* const* sum;          // where the sum of each place is left, and nothing else is done; or null
   bool gated, of_pairs;       // of_pairs: as of Run
+  bool tanh;                  // the gate is GATE_TANH
+  int channels;               // of what comes out of the gate
   int form;                   // of the activation
   const float* residual;      // the first place's, or null; so are the next two
   float *raw, *activated;

@@ -181,12 +181,23 @@ void sum_in_order(const ChannelsRun& run, float* sum) {
   }
 }
 
+// The first numbers of a register: what follows them may be another thread's.
+inline void store_some(const float* from, int count, float* to) {
+  for (int i = 0; i < WIDTH && i < count; ++i) to[i] = from[i];
+}
+
 // What follows the sum of one place, for the channels [begin, end).
 void finish_channels(const ChannelsRun& run, int place, const float* sum, int begin, int end) {
   const int64_t b = static_cast<int64_t>(run.tiles / 2) * run.tile;
   const float* x = run.residual ? run.residual + place * run.residual_step : nullptr;
   float* raw = run.raw ? run.raw + place * run.raw_step : nullptr;
   float* activated = run.activated ? run.activated + place * run.activated_step : nullptr;
+  for (int c = begin; run.tanh && c < end; c += WIDTH) {
+    if (raw) store_some(sum + c, run.channels - c, raw + c);
+    if (raw) store_some(sum + b + c, run.channels - c, raw + run.channels + c);
+    if (activated) store(activated + c, tanh_gate(load(sum + c), load(sum + b + c)));
+  }
+  if (run.tanh) return;
   for (int c = begin; c < end; c += WIDTH) {
     Vec added = all(0.0f);
     if (x && run.of_pairs) {

@@ -204,6 +204,12 @@ void finish_wide(const Run& run, const Op& op, const float* sum, int begin, int 
   float* raw = op.raw < 0 ? nullptr : row_of(run, op.raw);
   float* activated = op.activated < 0 ? nullptr : row_of(run, op.activated);
   const bool of_pairs = x && run.of_pairs && run.of_pairs[&op - run.begin];
+  for (int at = begin * LANES; op.gate == GATE_TANH && at < end * LANES; at += WIDTH) {
+    const Vec a = load(sum + at), b = load(sum + channels * LANES + at);
+    if (raw) store(raw + at, a), store(raw + channels * LANES + at, b);
+    if (activated) store(activated + at, tanh_gate(a, b));
+  }
+  if (op.gate == GATE_TANH) return;
   for (int at = begin * LANES; at < end * LANES; at += WIDTH) {
     const float* pair = of_pairs ? x + (at / LANES) * 2 * LANES + at % LANES : nullptr;
     const Vec added = pair ? from_elu(load(pair), load(pair + LANES)) : x ? load(x + at) : all(0.0f);
@@ -328,6 +334,12 @@ void finish_narrow(const Run& run, const Op& op, const float* sum, float* x, flo
     return;
   }
   const int channels = channels_of(op);
+  if (op.gate == GATE_TANH) {
+    for (int c = 0; c < channels; c += WIDTH) store(y + c, tanh_gate(load(sum + c), load(sum + channels + c)));
+    for (int o = 0; op.raw >= 0 && o < op.outputs; ++o) run.arena[op.raw + o] = sum[o];
+    for (int c = 0; op.activated >= 0 && c < channels; ++c) run.arena[op.activated + c] = y[c];
+    return;
+  }
   const bool gated = is_gated(op), added = has_residual(op), single = op.form != FORM_PAIRS;
   if (op.residual >= 0) {
     for (int c = 0; c < channels; ++c) x[c] = run.arena[op.residual + c];

@@ -22,7 +22,7 @@ bool reads(const Program& program, const Op& op, const Op& writer) {
   };
   for (int32_t t = op.tap_begin; t < op.tap_end; ++t) {
     const Tap& tap = program.taps[t];
-    if (overlaps(tap.source, tap.inputs, writer.raw, channels) ||
+    if (overlaps(tap.source, tap.inputs, writer.raw, raw_rows(writer)) ||
         overlaps(tap.source, tap.inputs, writer.activated, activated_rows(writer)) ||
         overlaps(tap.source, tap.inputs, writer.partial_out, writer.outputs)) {
       return true;

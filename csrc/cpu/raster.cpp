@@ -264,7 +264,7 @@ class Worker {
     }
     for (size_t number = 0; number < raster_.stages.size(); ++number) {
       const RasterStage& stage = raster_.stages[number];
-      const int halves = stage.gate == GATE_SIGMOID ? 2 : 1, channels = stage.outputs / halves;
+      const int halves = halves_of(stage.gate), channels = stage.outputs / halves;
       float* to = tile_code_.data() + stage_code_[number];
       for (int o = 0; stage.code >= 0 && o < stage.outputs; ++o) {
         to[o / channels * (raster_.stage_tiles[number] / halves * raster_.tile) + o % channels] = uz_[stage.code + o];
@@ -371,7 +371,9 @@ class Worker {
     run.taps_end = lines_.data() + op.tap_end;
     run.tile = raster_.tile;
     run.tiles = raster_.stage_tiles[op.stage];
-    run.gated = stage.gate == GATE_SIGMOID;
+    run.gated = stage.gate != GATE_NONE;
+    run.tanh = stage.gate == GATE_TANH;
+    run.channels = raster_.channels(op.stage);
     run.of_pairs = of_pairs(stage);
     const bool continues = op.waits && op.tap_begin < op.tap_late;
     run.code = stage.code < 0 || continues ? nullptr : tile_code_.data() + stage_code_[op.stage];

@@ -92,8 +92,8 @@ struct Raster {
   int ring_width(int ring) const { return rings[ring].left + rings[ring].width + rings[ring].right; }
 
   // Channels of a stage's result; and in whole tiles.
-  int channels(int stage) const { return stages[stage].outputs / (stages[stage].gate == GATE_SIGMOID ? 2 : 1); }
-  int padded(int stage) const { return stage_tiles[stage] * tile / (stages[stage].gate == GATE_SIGMOID ? 2 : 1); }
+  int channels(int stage) const { return stages[stage].outputs / halves_of(stages[stage].gate); }
+  int padded(int stage) const { return stage_tiles[stage] * tile / halves_of(stages[stage].gate); }
   // A step computes them in slices of sixteens, large enough to hide the latency of additions, or nearly.
   int sixteens(int stage) const { return (channels(stage) + 15) / 16; }
   int slices(int stage) const { return std::max(1, sixteens(stage) / 4); }

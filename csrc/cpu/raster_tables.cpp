@@ -52,8 +52,7 @@ class Checker {
 
   static void check_ring(const Ring& ring) {
     within("ring, channels", ring.channels, 0, 1 << 20, 1);
-    check_that(ring.form == FORM_RAW || ring.form == FORM_PAIRS || ring.form == FORM_RELU, "ring, form", "0 to 2",
-               ring.form);
+    check_that(ring.form >= FORM_PAIRS && ring.form <= FORM_GATED, "ring, form", "0 to 3", ring.form);
     for (const int32_t n : {ring.width, ring.depth, ring.rise}) within("ring, width, depth, rise", n, 0, 1 << 20, 1);
     for (const int32_t n : {ring.left, ring.right}) within("ring, left and right", n, 0, 1 << 20);
   }
@@ -65,19 +64,20 @@ class Checker {
   }
 
   void check_stage(const RasterStage& stage) const {
-    check_that(stage.gate == GATE_NONE || stage.gate == GATE_SIGMOID, "stage, gate", "0 or 1", stage.gate);
+    check_that(stage.gate >= GATE_NONE && stage.gate <= GATE_TANH, "stage, gate", "0 to 2", stage.gate);
     within("stage, outputs", stage.outputs, 0, 1 << 16, 1);
-    const bool gated = stage.gate == GATE_SIGMOID;
+    const bool gated = stage.gate != GATE_NONE, tanh = stage.gate == GATE_TANH;
     check_that(!gated || stage.outputs % 2 == 0, "stage, outputs", "an even number before a gate", stage.outputs);
     if (stage.code != -1) within("stage, code", stage.code, stage.outputs, r_.model.code_outputs);
     const int channels = gated ? stage.outputs / 2 : stage.outputs;
     for (const int32_t ring : {stage.raw, stage.activated, stage.residual}) {
       if (ring == -1) continue;
       check_ring_number("stage, rings", ring);
-      check_that(r_.rings[ring].channels == channels, "stage, rings", "those of its channels", ring);
+      const int held = tanh && ring == stage.raw ? stage.outputs : channels;
+      check_that(r_.rings[ring].channels == held, "stage, rings", "those of its channels", ring);
       const int32_t form = r_.rings[ring].form;
-      const bool good = ring == stage.activated  ? form != FORM_RAW
-                        : ring == stage.residual ? form != FORM_RELU
+      const bool good = ring == stage.activated  ? form != FORM_RAW && (form == FORM_GATED) == tanh
+                        : ring == stage.residual ? !tanh && (form == FORM_RAW || form == FORM_PAIRS)
                                                  : form == FORM_RAW;
       check_that(good, "stage, rings", "of the right form", ring);
     }
@@ -255,7 +255,7 @@ void Raster::choose_tile() {
     int64_t padded = 0;
     std::vector<int32_t> found;
     for (const RasterStage& stage : stages) {
-      const int halves = stage.gate == GATE_SIGMOID ? 2 : 1;
+      const int halves = halves_of(stage.gate);
       found.push_back((stage.outputs / halves + candidate - 1) / candidate * halves);
       padded += int64_t{found.back()} * candidate;
     }
@@ -273,7 +273,7 @@ void Raster::place_tiles() {
   tap_tiles.assign(taps.size(), 0);
   place_bias.assign(biases.size(), 0);
   for (const RasterOp& op : ops) {
-    const int halves = stages[op.stage].gate == GATE_SIGMOID ? 2 : 1, sum = stage_tiles[op.stage] * tile;
+    const int halves = halves_of(stages[op.stage].gate), sum = stage_tiles[op.stage] * tile;
     for (int t = op.tap_begin; t < op.tap_end; ++t) {
       const Block& block = by_first.at(taps[t].weights);
       const auto [known, is_new] = tiled.try_emplace(int64_t{block.first} * 2 + halves - 1, size);
@@ -333,7 +333,7 @@ void Raster::place_in_order() {
 void Raster::fill() {
   // Numbers of a stage's sum, for each of some inputs.
   const auto copy_tiles = [this](const RasterStage& stage, int32_t sums, const float* from, float* to, int inputs) {
-    const int halves = stage.gate == GATE_SIGMOID ? 2 : 1, channels = stage.outputs / halves;
+    const int halves = halves_of(stage.gate), channels = stage.outputs / halves;
     for (int k = 0; k < sums; ++k, to += int64_t{inputs} * tile) {
       const int half = k / (sums / halves), first = k % (sums / halves) * tile,
                 count = std::min(tile, channels - first);

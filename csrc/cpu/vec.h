@@ -129,6 +129,8 @@ inline Vec sigmoid(Vec x) {
   return reciprocal(all(1.0f) + exponential(all(0.0f) - bounded));
 }
 
+inline Vec tanh_gate(Vec a, Vec b) { return fma(all(2.0f), sigmoid(a + a), all(-1.0f)) * sigmoid(b); }
+
 // elu(x) and elu(-x) with one exponential: one of them is |x|, the other e^-|x| - 1, which is at least -|x|.
 inline void concat_elu(Vec x, Vec* of_x, Vec* of_minus_x) {
   const Vec minus = all(0.0f) - x;

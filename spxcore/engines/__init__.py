@@ -10,6 +10,7 @@ import numpy as np
 
 from ..drawing import Job
 from ..errors import SpxError, require, shown, whole_number
+from ..lower.window import why_not as why_no_native
 from ..walk.network import Network
 from .auto import Auto
 from .base import Engine, Report
@@ -83,8 +84,9 @@ def evaluate(
     network: Network, height: int, width: int, inputs: Mapping[str, np.ndarray], code: np.ndarray | None = None
 ) -> np.ndarray:
     """`Engine.evaluate` of a network of a whole image, the same to the bit whichever engine draws: by the cpp engine where it is
-    there, else by torch."""
-    return _evaluator("cpp" if why_not("cpp") is None else "torch").evaluate(network, height, width, inputs, code)
+    there and can run the network, else by torch."""
+    native = why_not("cpp") is None and why_no_native(network.graph) is None
+    return _evaluator("cpp" if native else "torch").evaluate(network, height, width, inputs, code)
 
 
 @functools.cache

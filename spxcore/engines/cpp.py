@@ -181,7 +181,7 @@ class Cpp:
         known, size = self._compiled.setdefault(network.structure, {}), (height, width)
         found = known.get("raster")
         if found is None or found.size != size or not found.serves(network):
-            tables = raster_tables(network.graph, height, width)
+            tables = raster_tables(network.graph, height, width, tanh_gate=True)
             options = Options(self.isa, False, self.poison, self.threads)
             found = known["raster"] = _Whole(native.native().Raster(tables, options), network, size)
         return found.engine
@@ -195,7 +195,7 @@ class Cpp:
         key = height, width, programs is window_programs
         if key not in known or not known[key].serves(network):
             plan = _plan(network, height, width)
-            packed = pack(plan)
+            packed = pack(plan, tanh_gate=True)
             tables = tables_of(plan, packed, programs(plan, packed))
             engine = native.native().Engine(tables, Options(self.isa, bf16, self.poison, self.threads))
             known[key] = _Windows(engine, network, (height, width), [stage.bias_row for stage in plan.stages])

@@ -20,6 +20,7 @@ from torch.nn import functional as F
 from ..canvas import Canvas
 from ..drawing import Job
 from ..feeds import Planes
+from ..graph import channels_seen
 from ..plan import Stage, plan_at
 from ..plan.plan import BLOCK, PLACE, ROW, SOURCE
 from ..plan.reach import first_rows, latest_pixel
@@ -120,7 +121,7 @@ class WholeNetwork:
         """Of the activations that are kept."""
         values = self.plan.values
         return sum(
-            4 * values[name].places * values[name].channels * (1 + (form == "concat_elu"))
+            4 * values[name].places * channels_seen(form, values[name].channels)
             for name, forms in self.seen.items()
             for form in forms
         )
@@ -196,8 +197,8 @@ class Activations:
         self.values: dict[Seen, Tensor] = {}
         for name, forms in network.seen.items():
             for form in forms:
-                channels = values[name].channels * (2 if form == "concat_elu" else 1)
-                kept = torch.full((n, values[name].places + 1, channels), torch.nan, device=network.device)
+                shape = n, values[name].places + 1, channels_seen(form, values[name].channels)
+                kept = torch.full(shape, torch.nan, device=network.device)
                 kept[:, -1] = 0  # outside the map
                 self.values[name, form] = kept
         self.codes: dict[str, Tensor] = {}
@@ -287,4 +288,7 @@ def seen_as(x: Tensor, form: str) -> Tensor:
         return x
     if form == "relu":
         return F.relu(x)
+    if form == "tanh_gate":
+        a, b = x.chunk(2, dim=-1)
+        return torch.tanh(a) * torch.sigmoid(b)
     return F.elu(x if form == "elu" else torch.cat([x, -x], dim=-1))

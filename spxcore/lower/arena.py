@@ -12,7 +12,12 @@ from dataclasses import dataclass
 import numpy as np
 
 from ..plan.plan import PLACE, SOURCE, Plan, Stage
-from .tables import FORM_PAIRS
+from .tables import FORM_GATED, FORM_PAIRS, FORM_RAW
+
+
+def numbers_of(channels: int, form: int) -> int:
+    """Numbers of a place of a value with so many channels, in a form that is kept."""
+    return {FORM_PAIRS: 2 * channels, FORM_GATED: channels // 2}.get(form, channels)
 
 
 @dataclass
@@ -48,7 +53,7 @@ class Arena:
         stages: those of the program, with the places it computes.
         steps: for each value and place: -1 if it is computed ahead, else the step that computes it; -2 if nobody needs it.
         targets: places of the output.
-        activations: for each value that is read activated, the form that is kept (`FORM_PAIRS`, `FORM_RELU`).
+        activations: for each value that is read activated, the form that is kept (`FORM_PAIRS`, `FORM_RELU`, `FORM_GATED`).
         align: every place starts at a multiple of this many rows.
         pairs_in_one: a pair that is computed ahead takes one row (as two bf16) instead of two.
 
@@ -68,8 +73,7 @@ class Arena:
 
     def numbers(self, value: str, activated: bool) -> int:
         """Numbers of one place, of a value as it is or activated."""
-        pairs = activated and self.activations[value] == FORM_PAIRS
-        return self.plan.values[value].channels * (2 if pairs else 1)
+        return numbers_of(self.plan.values[value].channels, self.activations[value] if activated else FORM_RAW)
 
     def aligned(self, numbers: int) -> int:
         """Rows that a place of this many numbers takes."""
@@ -77,7 +81,7 @@ class Arena:
 
     def _width(self, value: str, activated: bool, of_steps: bool) -> int:
         """Rows of one place, which a step computes or the ahead part."""
-        in_one = activated and self.pairs_in_one and not of_steps
+        in_one = activated and self.pairs_in_one and not of_steps and self.activations[value] == FORM_PAIRS
         return self.aligned(self.plan.values[value].channels if in_one else self.numbers(value, activated))
 
     def _allocate(self) -> dict[tuple[str, bool | None, bool], Buffer]:

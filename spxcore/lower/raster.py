@@ -25,6 +25,7 @@ from ..graph import Graph, Stage, Taps
 from ..plan.reach import first_rows, row_reads
 from ..walk.numbers import Numbers
 from .tables import (
+    FORM_GATED,
     FORM_PAIRS,
     FORM_RAW,
     KIND,
@@ -37,7 +38,7 @@ from .tables import (
     columns_of,
     rows_of,
 )
-from .window import GATES, Packed, pack
+from .window import Packed, gate_of, pack
 
 
 class RasterTables(NamedTuple):
@@ -87,13 +88,18 @@ class RasterTables(NamedTuple):
     code: np.ndarray
 
 
-def raster_tables(graph: Graph, height: int, width: int) -> RasterTables:
+def raster_tables(graph: Graph, height: int, width: int, tanh_gate: bool = False) -> RasterTables:
     """The raster schedule of a network at a size.
+
+    Args:
+        graph: the network.
+        height, width: in pixels.
+        tanh_gate: whether the engine has that form.
 
     Raises:
         SpxError: for a network that native code cannot run, or that no raster order draws.
     """
-    tables = _Lowering(graph, height, width, np.float32).run()
+    tables = _Lowering(graph, height, width, np.float32, tanh_gate).run()
     return tables._replace(bias=summed(tables.bias))
 
 
@@ -111,7 +117,7 @@ class RasterNumbers:
     """
 
     def __init__(self, numbers: Numbers, height: int, width: int):
-        self.numbers, places = numbers, _Lowering(numbers.places(), height, width, np.int64).run()
+        self.numbers, places = numbers, _Lowering(numbers.places(), height, width, np.int64, True).run()
         self.weights, self.bias, self.code = places.weights, places.bias, places.code
 
     def __call__(self, tensors: Mapping[str, np.ndarray]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -144,14 +150,14 @@ class _Kind:
 class _Lowering:
     """See the module."""
 
-    def __init__(self, graph: Graph, height: int, width: int, dtype: type):
+    def __init__(self, graph: Graph, height: int, width: int, dtype: type, tanh_gate: bool):
         self.graph, self.height, self.width = graph, height, width
         for name, value in graph.values.items():
             good = value.level is not None and value.level >= 0
             require(good, f"value {name}", "a map no larger than the image", f"level {value.level}")
         self.size = {name: value.size(height, width) for name, value in graph.values.items()}
         self.period = graph.pixels
-        self.packed: Packed = pack(graph, dtype)
+        self.packed: Packed = pack(graph, dtype, tanh_gate)
         self.pixels = graph.drawn[0]
         self.need = self._needed()
         self.rings: dict[tuple[str, bool], _Ring] = {}
@@ -320,7 +326,15 @@ class _Lowering:
         table = np.zeros(len(self.rings), RING)
         for number, ring in enumerate(self.rings.values()):
             channels, width = self.graph.values[ring.value].channels, self.size[ring.value][1]
-            numbers = channels, ring.form, width, ring.left, ring.right, self._depth(ring), self.rise(ring.value)
+            numbers = (
+                channels // 2 if ring.form == FORM_GATED else channels,
+                ring.form,
+                width,
+                ring.left,
+                ring.right,
+                self._depth(ring),
+                self.rise(ring.value),
+            )
             for column, n in zip(columns_of(RING), numbers):
                 table[column][number] = n
         return table
@@ -333,7 +347,7 @@ class _Lowering:
                 [
                     (
                         len(stage.bias),
-                        GATES[stage.gate],
+                        gate_of(stage, self.packed.activations),
                         self.packed.first[stage.name].code,
                         number.get((stage.output, False), -1),
                         number.get((stage.output, True), -1),

@@ -30,12 +30,13 @@ OP = int32_columns(
     "outputs",  # numbers in the sum: the result's channels, twice as many before a gate
     "tap_begin",  # its taps are taps[tap_begin:tap_end]
     "tap_end",
-    "gate",  # GATE_NONE, or GATE_SIGMOID: a sigmoid(b), a and b being the halves of the sum
-    "form",  # of the activated rows: FORM_PAIRS, (elu(x_0), elu(-x_0), elu(x_1) ...), or FORM_RELU
+    "gate",  # GATE_NONE; GATE_SIGMOID: a sigmoid(b), a and b being the halves of the sum; GATE_TANH: the sum is the result
+    "form",  # of the activated rows: FORM_PAIRS, (elu(x_0), elu(-x_0), elu(x_1) ...), or FORM_RELU; FORM_GATED after GATE_TANH
 )
-GATE_NONE, GATE_SIGMOID = 0, 1
+GATE_NONE, GATE_SIGMOID, GATE_TANH = 0, 1, 2
 FORM_PAIRS, FORM_RELU = 0, 1
 FORM_RAW = 2  # of a ring: the value as it is
+FORM_GATED = 3  # tanh(a) sigmoid(b) of the value's halves
 
 TAP = int32_columns(
     "source",  # first arena row it reads

@@ -16,15 +16,29 @@ from typing import NamedTuple
 import numpy as np
 
 from .. import graph
-from ..errors import require
+from ..errors import SpxError, require
 from ..graph import Graph, Read
 from ..plan.plan import BLOCK as TAP_BLOCK
 from ..plan.plan import PLACE, ROW, SOURCE, Plan, Source, Stage
 from .arena import Arena
-from .tables import BLOCK, FORM_PAIRS, FORM_RELU, GATE_NONE, GATE_SIGMOID, OP, PIXEL, TAP, TOLD, joined, rows_of
+from .tables import (
+    BLOCK,
+    FORM_GATED,
+    FORM_PAIRS,
+    FORM_RELU,
+    GATE_NONE,
+    GATE_SIGMOID,
+    GATE_TANH,
+    OP,
+    PIXEL,
+    TAP,
+    TOLD,
+    joined,
+    rows_of,
+)
 
 # How engines keep what a tap sees of a value, and which gates they have.
-_ACTIVATIONS = {"elu": FORM_PAIRS, "concat_elu": FORM_PAIRS, "relu": FORM_RELU}
+_ACTIVATIONS = {"elu": FORM_PAIRS, "concat_elu": FORM_PAIRS, "relu": FORM_RELU, "tanh_gate": FORM_GATED}
 GATES = {"none": GATE_NONE, "sigmoid": GATE_SIGMOID}
 
 
@@ -46,7 +60,7 @@ class Packed:
         bias: float32, every row of biases.
         code: float32 [Z, L], every stage's U side by side.
         first: stage name -> where its numbers begin.
-        activations: value -> `FORM_PAIRS` or `FORM_RELU`, for those that are read activated.
+        activations: value -> `FORM_PAIRS`, `FORM_RELU` or `FORM_GATED`, for those that are read activated.
     """
 
     weights: np.ndarray
@@ -99,39 +113,59 @@ def _sources(stage: Stage | graph.Stage) -> tuple[Source | Read, ...]:
     return stage.reads if isinstance(stage, graph.Stage) else stage.sources
 
 
-def _activations(plan: Plan | Graph) -> dict[str, int]:
-    """See `Packed`.
+def why_not(network: Graph) -> str | None:
+    """Why the cpp engine cannot run a network, or None."""
+    try:
+        _activations(network, True)
+    except SpxError as error:
+        return str(error)
+    return None
+
+
+def _activations(plan: Plan | Graph, tanh_gate: bool) -> dict[str, int]:
+    """See `Packed`. tanh_gate: whether the engine has that form.
 
     Raises:
         SpxError: for an input that is read activated, or a value that is read in two activations: an arena keeps one.
     """
-    found: dict[str, int] = {}
+    forms: dict[str, str] = {}
     for stage in plan.stages:
         require(stage.gate in GATES, f"stage {stage.name}", "a gate that engines have: none or sigmoid", stage.gate)
         for source in _sources(stage):
             if source.form == "raw":
                 continue
-            name = f"value {source.value}"
-            require(
-                source.form in _ACTIVATIONS, name, f"a form that engines have: {', '.join(_ACTIVATIONS)}", source.form
-            )
+            name, known = f"value {source.value}", [form for form in _ACTIVATIONS if tanh_gate or form != "tanh_gate"]
+            require(source.form in known, name, f"a form that this engine has: {', '.join(known)}", source.form)
             require(source.value not in plan.inputs, name, "an input that is read as it is", source.form)
-            form = found.setdefault(source.value, _ACTIVATIONS[source.form])
-            require(form == _ACTIVATIONS[source.form], name, "one activation that it is read in", "relu and elu")
+            form = forms.setdefault(source.value, source.form)
+            one = _ACTIVATIONS[form] == _ACTIVATIONS[source.form]
+            require(one, name, "one activation that it is read in", f"{source.form} and {form}")
+    found = {value: _ACTIVATIONS[form] for value, form in forms.items()}
+    for stage in plan.stages:
+        alone = stage.gate == "none" and stage.residual is None
+        require(
+            alone or found.get(stage.output) != FORM_GATED, f"value {stage.output}", "a sum alone, to be gated", "more"
+        )
     return found
 
 
-def pack(network: Plan | Graph, dtype: type = np.float32) -> Packed:
+def gate_of(stage: Stage | graph.Stage, activations: dict[str, int]) -> int:
+    """A stage's gate in the tables. activations: of `Packed`."""
+    return GATE_TANH if activations.get(stage.output) == FORM_GATED else GATES[stage.gate]
+
+
+def pack(network: Plan | Graph, dtype: type = np.float32, tanh_gate: bool = False) -> Packed:
     """Put a network's numbers into arrays, as its programs index them; of a graph, whose places have biases of their own, without these.
 
     Args:
         network: a plan or a graph.
         dtype: of its numbers: float32, or int64 of a graph that holds their places (`spxcore.walk.numbers`).
+        tanh_gate: whether the engine has that form.
 
     Raises:
         SpxError: for what native code cannot run.
     """
-    activations = _activations(network)
+    activations = _activations(network, tanh_gate)
     weights: list[np.ndarray] = []
     bias: list[np.ndarray] = [np.zeros(0, dtype)]
     blocks, code, first = [], [], {}
@@ -179,7 +213,7 @@ def repacked(plan: Plan, bias_rows: Sequence[np.ndarray]) -> Packed | None:
         if not np.array_equal(bias[bias_row], of_place):
             return None
         stages.append(replace(stage, bias=bias, bias_row=bias_row))
-    return pack(replace(plan, stages=tuple(stages)))
+    return pack(replace(plan, stages=tuple(stages)), tanh_gate=True)
 
 
 def _steps(plan: Plan, depends: dict[str, np.ndarray], targets: list[int], row: int | None) -> dict[str, np.ndarray]:
@@ -258,7 +292,7 @@ class _Lowering:
         ops["bias"] = first.bias + stage.bias_row[rows] * stage.outputs
         ops["code"] = first.code
         ops["outputs"] = stage.outputs
-        ops["gate"] = GATES[stage.gate]
+        ops["gate"] = gate_of(stage, self.packed.activations)
         ops["form"] = self.packed.activations.get(stage.output, FORM_PAIRS)
         partial = self.arena.partial(stage)
         if partial is not None:

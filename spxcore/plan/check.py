@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from ..errors import require
-from ..graph import FORMS, GATES
+from ..graph import FORMS, GATES, channels_seen
 from .plan import BLOCK, PLACE, ROW, SOURCE, Plan, Stage
 
 
@@ -54,7 +54,7 @@ def _check_stage(plan: Plan, stage: Stage, known: dict[str, np.ndarray]) -> None
         value = plan.values[source.value]
         given = source.value in plan.inputs
         must(not given or source.form == "raw", f"form of {source.value}", "raw, of an input", source.form)
-        inputs = value.channels * (2 if source.form == "concat_elu" else 1)
+        inputs = channels_seen(source.form, value.channels)
         fits = source.weights.ndim == 3 and source.weights.shape[1:] == (inputs, stage.outputs)
         must(fits, f"weights of {source.value}", f"shape [blocks, {inputs}, {stage.outputs}]", source.weights.shape)
         taps = stage.taps[stage.taps[:, SOURCE] == index]

@@ -12,12 +12,21 @@ def elu(x: np.ndarray) -> np.ndarray:
     return np.where(x > 0, x, np.expm1(np.minimum(x, 0)))
 
 
+def through_sigmoid(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    """a sigmoid(b)."""
+    with np.errstate(over="ignore"):  # a gate shut tight: 1 / (1 + inf) is the right zero
+        return a / (1 + np.exp(-b))
+
+
 def seen_as(x: np.ndarray, form: str) -> np.ndarray:
     """What a tap sees of a value x [..., channels]: see `spxcore.graph.FORMS`."""
     if form == "raw":
         return x
     if form == "relu":
         return np.maximum(x, 0)
+    if form == "tanh_gate":
+        a, b = np.split(x, 2, axis=-1)
+        return through_sigmoid(np.tanh(a), b)
     return elu(x) if form == "elu" else elu(np.concatenate([x, -x], axis=-1))
 
 
@@ -25,9 +34,7 @@ def gated(x: np.ndarray, gate: str) -> np.ndarray:
     """What a gate makes of a sum x [..., outputs]: see `spxcore.graph.GATES`."""
     if gate == "none":
         return x
-    a, b = np.split(x, 2, axis=-1)
-    with np.errstate(over="ignore"):  # a gate shut tight: 1 / (1 + inf) is the right zero
-        return a / (1 + np.exp(-b))
+    return through_sigmoid(*np.split(x, 2, axis=-1))
 
 
 def execute(plan: Plan, inputs: dict[str, np.ndarray], z: np.ndarray | None = None) -> dict[str, np.ndarray]:

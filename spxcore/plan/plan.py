@@ -43,7 +43,7 @@ class Source:
     Attributes:
         value: its name.
         form: one of `spxcore.graph.FORMS`.
-        weights: float32 [blocks, inputs, outputs]; inputs are the value's channels, twice as many for concat_elu.
+        weights: float32 [blocks, inputs, outputs]; inputs: see `spxcore.graph.channels_seen`.
     """
 
     value: str

@@ -7,9 +7,10 @@ their last convolutions.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import reduce
 from itertools import pairwise
+from typing import NamedTuple
 
 import numpy as np
 
@@ -39,6 +40,13 @@ class _Value(Symbol):
         return other + self
 
 
+class _Told(NamedTuple):
+    """What a stage is told: its part of a read of places, and of a read of the code [Z, outputs]."""
+
+    reads: tuple[Read, ...]
+    code: np.ndarray | None
+
+
 @dataclass(eq=False)
 class _Sum:
     """An open sum of convolutions, and perhaps of a value; `closed` once it is a stage.
@@ -49,6 +57,7 @@ class _Sum:
         terms: of its bias.
         number: of its last convolution.
         residual: name of the value that is added, or None.
+        code: as of `Stage`.
     """
 
     channels: int
@@ -59,17 +68,29 @@ class _Sum:
     biases: tuple[Bias, ...]
     number: int
     residual: str | None = None
+    code: np.ndarray | None = None
     closed: _Value | None = None
     shape = Symbol.shape
 
     def __add__(self, other):
+        if isinstance(other, _Told):
+            require(self.closed is None, f"walk: {self.name}", "what it is told, before it is read", "after")
+            return replace(self, reads=self.reads + other.reads, code=self._code(other.code))
         same_map(self, other)
         if self.closed:
             return self.closed + other
         other = other.closed or other if isinstance(other, _Sum) else other
         if isinstance(other, _Sum):
             require(not (self.residual and other.residual), f"walk: {self.name}", "at most one value added", "two")
-            return self._with(self.residual or other.residual, other.reads, other.terms, other.biases, other.number)
+            return replace(
+                self,
+                reads=self.reads + other.reads,
+                terms=self.terms + other.terms,
+                biases=self.biases + other.biases,
+                number=other.number,
+                residual=self.residual or other.residual,
+                code=self._code(other.code),
+            )
         plain = other.form == "raw" and len(other.of) == 1 and not other.ones
         require(
             plain and not self.residual,
@@ -77,19 +98,12 @@ class _Sum:
             "at most one value, as it is, added to convolutions",
             other,
         )
-        return self._with(other.of[0], (), (), (), self.number)
+        return replace(self, residual=other.of[0])
 
-    def _with(self, residual, reads, terms, biases, number) -> _Sum:
-        return _Sum(
-            self.channels,
-            self.level,
-            self.name,
-            self.reads + reads,
-            self.terms + terms,
-            self.biases + biases,
-            number,
-            residual,
-        )
+    def _code(self, other: np.ndarray | None) -> np.ndarray | None:
+        """The code's weights of the sum with another one."""
+        require(self.code is None or other is None, f"walk: {self.name}", "to be told of the code once", "twice")
+        return other if self.code is None else self.code
 
 
 def _taps(kernel: Kernel, level: int | None) -> Taps:
@@ -164,7 +178,7 @@ class Net:
             reads: tuple[Read, ...] = ()
             if places is not None:
                 reads = (Read(places.of[0], "raw", part("places", i)[None], Taps.point()),)
-            result.append((reads, None if code is None else part("latent", i)))
+            result.append(_Told(reads, None if code is None else part("latent", i)))
         return result
 
     def conv(self, name, x, outputs, kernel=None, **options):
@@ -207,6 +221,10 @@ class Net:
     def relu(self, x):
         return self._seen_as("relu", 1, (x,))
 
+    def tanh_gate(self, x):
+        x = self.close(x)
+        return _Value(x.channels // 2, x.level, x.of, "tanh_gate")
+
     def dropout(self, x, p):
         return x
 
@@ -223,10 +241,17 @@ class Net:
             require(alone, f"walk: {x.name}", "a gate on convolutions alone", "a sum with a value")
             output, channels = output or x.name, x.channels // (1 if gate == "none" else 2)
             require(output not in self.values, f"walk: {output}", "each name once", "it twice")
-            reads, code = told or ((), None)
+            whole = x if told is None else x + told
             self.values[output] = Value(channels, x.level)
             stage = Stage(
-                x.name, output, x.reads + reads, self.total(x.terms), x.biases, code, gate, residual or x.residual
+                x.name,
+                output,
+                whole.reads,
+                self.total(x.terms),
+                x.biases,
+                whole.code,
+                gate,
+                residual or x.residual,
             )
             self.stages.append((x.number, stage))
             x.closed = _Value(channels, x.level, (output,))

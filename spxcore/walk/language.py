@@ -15,9 +15,10 @@ The words, of `net`:
                       a weight-normalised convolution. Options, read by the module alone: init_scale, exact.
     elu, relu, concat_elu, dropout
                       what the next convolution sees of a value.
+    tanh_gate(x)      the same: tanh(a) sigmoid(b), a and b being the halves of x (van den Oord et al. 2016, equation 2).
     gate(name, x, y, h=None)
                       x + a sigmoid(b), (a, b) = y + h (van den Oord et al. 2016, equation 4); x None: without a residual.
-    `+`               the sum of convolutions, or of a convolution and a value (a residual).
+    `+`               the sum of convolutions, or of a convolution and a value (a residual), or what it is told.
 
 A kernel may be no word's default argument but None (1x1): torch.compile cannot trace such a default.
 """

@@ -174,6 +174,10 @@ class _Run:
 
     elu, relu = staticmethod(F.elu), staticmethod(F.relu)
 
+    def tanh_gate(self, x):
+        a, b = x.chunk(2, dim=1)
+        return torch.tanh(a) * torch.sigmoid(b)
+
     def dropout(self, x, p):
         return F.dropout(x, p, self.module.training)
 

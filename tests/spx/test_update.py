@@ -11,7 +11,7 @@ from wholes import whole_job
 import spx
 from spx.models import registry
 from spx.models.model import Checkpoint
-from spx.models.pixelcnnpp.classes import SHARES
+from spx.models.parts.classes import SHARES
 from spxcore import SpxError, native
 from spxcore.engines import cpp
 from spxcore.lower.raster import RasterNumbers, raster_tables

@@ -15,7 +15,9 @@ from spxcore.walk.language import down, down_right
 from spxcore.walk.shapes import shapes_of
 
 
-def relu_net(net, pixel: int = 1, outputs: int = 9, told: int = 0, latent: int = 0, filters: int = 7):
+def relu_net(
+    net, pixel: int = 1, outputs: int = 9, told: int = 0, latent: int = 0, filters: int = 7, gated: bool = False
+):
     """ReLUs at two resolutions; a gate without a residual, a residual without a gate; told at level 1 only.
 
     Args:
@@ -23,6 +25,7 @@ def relu_net(net, pixel: int = 1, outputs: int = 9, told: int = 0, latent: int =
         outputs: P.
         told: D, numbers a place is told; 0: nothing.
         latent: Z.
+        gated: with a sum that is read as it is and gated.
     """
     causal = down_right(2, 2)
     x = net.input("x", pixel, ones=True, drawn=True)
@@ -30,6 +33,9 @@ def relu_net(net, pixel: int = 1, outputs: int = 9, told: int = 0, latent: int =
     (u,) = net.told("told", 1, 2 * filters, places, net.code(latent))
     above = net.conv("above", x, filters, down(2, 3).shifted(down=1))
     h = above + net.conv("left", x, filters, down_right(1, 2).shifted(right=1))
+    if gated:
+        s = net.conv("sum", net.relu(h), 2 * filters, causal)
+        h = net.conv("of_gated", net.tanh_gate(s), filters, causal) + net.conv("of_sum", s, filters) + h
     low = net.conv("shrink", net.relu(h), filters, causal.halved())
     low = net.gate("gate", None, net.conv("before", net.relu(low), 2 * filters, causal), u)
     grown = net.conv("grow", net.relu(low), filters, causal.doubled()) + h
@@ -49,12 +55,17 @@ def spread(walk, seed: int = 0) -> Network:
 
 def relu_job(
     side: int, height: int, width: int, images: int = 1, head=None, told: bool = False, latent: int = 0, embedding: int = 1,
-    seed: int = 7, draw: int = 0, **sampling,
+    seed: int = 7, draw: int = 0, gated: bool = False, **sampling,
 ) -> Job:  # fmt: skip
     """A job that draws with `relu_net`; told: two maps and an extra number at every place."""
     head, g = head or Logistics(1, 3), np.random.default_rng(seed)
     walk = functools.partial(
-        relu_net, pixel=head.channels * embedding, outputs=head.parameters, told=5 if told else 0, latent=latent
+        relu_net,
+        pixel=head.channels * embedding,
+        outputs=head.parameters,
+        told=5 if told else 0,
+        latent=latent,
+        gated=gated,
     )
     table = unit_levels(head.levels) if embedding == 1 else g.normal(size=(head.levels, embedding))
     feeds = {"x": Pixels(table)}

@@ -15,11 +15,15 @@ from spxcore.plan import execute, plan_at
 from spxcore.schedules import Raster
 
 
-def whole_job(height: int, width: int, images: int = 2, head=None, seed: int = 3, filters: int = 7) -> Job:
-    """Whole images: a network of two resolutions, told two numbers at each place of the lower one, and a code."""
+def whole_job(
+    height: int, width: int, images: int = 2, head=None, seed: int = 3, filters: int = 7, gated: bool = False
+) -> Job:
+    """Whole images: a network of two resolutions, told two numbers at each place of the lower one, and a code. gated: see `relu_net`."""
     g, head = np.random.default_rng(seed), head or Logistics(1, 3)
     of = spread(
-        functools.partial(relu_net, pixel=head.channels, outputs=head.parameters, told=2, latent=3, filters=filters)
+        functools.partial(
+            relu_net, pixel=head.channels, outputs=head.parameters, told=2, latent=3, filters=filters, gated=gated
+        )
     )
     planes = Planes(g.normal(size=(images, -(-height // 2), -(-width // 2), 2)))
     feeds = {"x": Pixels(unit_levels(head.levels)), "where": planes}

@@ -7,7 +7,7 @@ from importlib import import_module
 from spxcore.errors import SpxError, require
 
 # Family -> module whose `MODEL` is its `spx.models.model.Model`.
-_FAMILIES = {"spatial": "spx.models.spatial", "pixelcnnpp": "spx.models.pixelcnnpp"}
+_FAMILIES = {"spatial": "spx.models.spatial", "pixelcnnpp": "spx.models.pixelcnnpp", "gated": "spx.models.gated"}
 
 # Entry points by which another installed package adds families: name = family, value = module.
 GROUP = "spx.models"

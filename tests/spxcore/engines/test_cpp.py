@@ -188,7 +188,7 @@ def is_the_drawing(task, canvas: Canvas, given: Given | None = None) -> None:
 RELU_JOBS = {
     "m 5": (5, 9, 12, 2, {"told": True, "latent": 3}),
     "m 1": (1, 6, 7, 1, {"told": True}),
-    "m 3, one window": (3, 3, 3, 17, {"latent": 2}),
+    "m 3, one window": (3, 3, 3, 17, {"latent": 2, "gated": True}),
     "softmax of 16": (6, 11, 14, 1, {"head": Softmax(16), "told": True}),
     "softmax of 256, modes": (4, 8, 9, 2, {"head": Softmax(256), "latent": 1}),
     "rgb of 16 levels": (4, 7, 10, 2, {"head": Logistics(3, 2, 16)}),
@@ -196,7 +196,7 @@ RELU_JOBS = {
     "two levels": (7, 10, 9, 2, {"head": Logistics(1, 2, 2)}),
     "another round, cooler": (5, 8, 9, 1, {"draw": 512, "temperature": 0.6, "told": True}),
     "modes": (5, 8, 9, 4, {"mode": True, "told": True}),
-    "18 images": (3, 6, 6, 18, {"told": True, "latent": 2}),
+    "18 images": (3, 6, 6, 18, {"told": True, "latent": 2, "gated": True}),
 }
 
 

@@ -24,7 +24,7 @@ def cpp(task: Job, given=None, **options):
 @pytest.mark.parametrize("head", [Logistics(1, 3), Logistics(3, 2), Softmax(5)], ids=["grey", "colour", "softmax"])
 @pytest.mark.parametrize("size", [(5, 7), (8, 4), (9, 1), (1, 9), (1, 1)])
 def test_cpp_computes_every_place_as_the_plan_says(size, head):
-    task = whole_job(*size, head=head)
+    task = whole_job(*size, head=head, gated=True)
     canvas = cpp(task)
     assert close(canvas.params, expected(task, canvas.pixels), 1e-5) and (canvas.finished == size[0]).all()
     same_images(task, canvas.pixels, drawn("reference", task).pixels)
@@ -32,7 +32,7 @@ def test_cpp_computes_every_place_as_the_plan_says(size, head):
 
 def test_cpp_gives_the_same_bits_whoever_draws():
     """Lanes are images, or channels; threads; images alone and in company; given pixels."""
-    task, g = whole_job(6, 9, images=20), np.random.default_rng(2)
+    task, g = whole_job(6, 9, images=20, gated=True), np.random.default_rng(2)
     for isa in native.native().instruction_sets():
         canvas = cpp(task, isa=isa, threads=2)
         assert close(canvas.params, expected(task, canvas.pixels), 1e-5)
@@ -53,7 +53,7 @@ def test_cpp_gives_the_same_bits_whoever_draws():
 
 def test_cpp_draws_the_same_bits_when_threads_share_an_image():
     """A network that is large enough; lanes are channels, or images; teams of equal and of unequal size."""
-    task = whole_job(3, 5, images=16, filters=208)
+    task = whole_job(3, 5, images=16, filters=208, gated=True)
     raster = make(threads=3).raster(task.network, 3, 5)
     assert [raster.workers(n) for n in (1, 2, 16)] == [3, 3, 3]
     for isa in native.native().instruction_sets():
@@ -91,8 +91,8 @@ def every_number(tables: RasterTables):
 
 def test_no_number_of_the_tables_leads_outside_an_array():
     """A number that is out of range is refused, or harmless."""
-    task = whole_job(5, 6, images=1)
-    good = raster_tables(task.network.graph, 5, 6)
+    task = whole_job(5, 6, images=1, gated=True)
+    good = raster_tables(task.network.graph, 5, 6, tanh_gate=True)
     options = Options(native.native().instruction_sets()[0], False, True, 1)
     native.native().Raster(good, options)
     harmless = set()

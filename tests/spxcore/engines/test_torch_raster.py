@@ -31,7 +31,7 @@ def test_it_draws_what_the_naive_loop_draws(size, channels):
 @pytest.mark.parametrize("head", [Logistics(1, 3), Logistics(3, 2)], ids=["grey", "colour"])
 def test_parameters_are_the_plans(head):
     """Planes and a code are told; half of the pixels of each image are given."""
-    task, g = whole_job(6, 7, images=3, head=head), np.random.default_rng(0)
+    task, g = whole_job(6, 7, images=3, head=head, gated=True), np.random.default_rng(0)
     given = Given(g.integers(0, 256, (3, 6, 7, head.channels), np.uint8), g.random((3, 6, 7)) < 0.5)
     canvas = drawn("torch", task, given, keep=True)
     assert (canvas.pixels == given.pixels)[given.mask].all()

@@ -167,7 +167,7 @@ def test_what_cannot_be_lowered_is_a_sentence():
         (with_form(names.index("above"), 0, "relu"), "value x: expected an input that is read as it is, got relu"),
         (
             with_form(names.index("out"), 0, "sine"),
-            f"expected a form that engines have: {', '.join(_ACTIVATIONS)}, got sine",
+            "expected a form that this engine has: elu, concat_elu, relu, got sine",
         ),
         (
             replace(plan, stages=(*plan.stages[:-1], replace(plan.stages[-1], gate="tanh"))),
@@ -177,6 +177,9 @@ def test_what_cannot_be_lowered_is_a_sentence():
         with pytest.raises(SpxError) as caught:
             pack(faulty)
         assert message in str(caught.value)
+    of_a_residual = with_form(names.index("out"), 0, "tanh_gate")
+    with pytest.raises(SpxError, match="value grow: expected a sum alone, to be gated, got more"):
+        pack(of_a_residual, tanh_gate=True)
 
 
 def test_summary_adds_up():

@@ -62,13 +62,15 @@ def test_presets(name):
 def words(net, channels=2):
     """Every word, and the ways to combine them that no model has yet."""
     x, z = net.input("x", channels, ones=True), net.code(3)
-    side, h = net.input("side", 2, 1), iter(net.told("told", 2, 8, code=z))
+    side, h = net.input("side", 2, 1), iter(net.told("told", 3, 8, code=z))
     a = net.conv("a", x, 4, down(2, 3).shifted(down=1)) + net.conv("b", x, 4, down_right(1, 2).shifted(right=1))
     b = net.conv("c", net.relu(a), 4, same(3, 3)) + net.conv("d", net.elu(a), 4) + a  # a residual without a gate
     b = net.gate("e", None, net.conv("e.in", net.concat_elu(a, b), 8, down(2, 3)), next(h))  # a gate without one
     c = net.conv("f", b, 4, down_right(2, 2).halved()) + net.conv("g", side, 4)
     d = net.gate("h", c, net.conv("h.in", net.dropout(net.concat_elu(c), 0.5), 8), next(h))
     d = net.conv("i", d, 4, down(2, 3).doubled(crop=1)) + net.conv("j", z, 4, from_code(6, 0))
+    s = net.conv("n", net.relu(d), 8, down(2, 3)) + next(h)  # told by +, read as it is and gated
+    d = net.conv("o", net.tanh_gate(s), 4, down_right(1, 2)) + net.conv("p", s, 4) + d
     return net.conv("k", net.relu(d), 5) + net.conv("l", net.conv("m", d, 3, to_code(6)), 5, from_code(6, 0))
 
 
@@ -94,6 +96,7 @@ def test_forms():
     x = np.random.default_rng(0).normal(size=(3, 4)).astype(np.float32)
     t = torch.from_numpy(x)
     expected = {"raw": t, "elu": F.elu(t), "concat_elu": F.elu(torch.cat([t, -t], dim=1)), "relu": F.relu(t)}
+    expected["tanh_gate"] = torch.tanh(t[:, :2]) / (1 + torch.exp(-t[:, 2:]))
     assert set(expected) == set(FORMS)
     for form, value in expected.items():
         np.testing.assert_allclose(seen_as(x, form), value.numpy(), rtol=1e-6, atol=1e-7)

@@ -17,8 +17,8 @@ from spx.cli.plan import main as plan_main
 from spx.cli.score import main as score_main
 from spx.models import registry
 from spx.models.model import Checkpoint
+from spx.models.parts.classes import SHARES, drawn
 from spx.models.pixelcnnpp import MODEL
-from spx.models.pixelcnnpp.classes import SHARES, drawn
 from spx.models.pixelcnnpp.config import NetworkConfig
 from spx.models.pixelcnnpp.network import pixelcnnpp
 from spx.models.spatial.config import preset as spatial_preset

@@ -1,4 +1,4 @@
-"""How a PixelCNN++ is trained: all pixels of an image at once, with its class where the network is told one."""
+"""How a `ClassModel` is trained: all pixels of an image at once, with its class where the network is told one."""
 
 from __future__ import annotations
 
@@ -10,20 +10,15 @@ from torch import Tensor
 from spxcore.errors import require
 
 from ...data.images import Images
-from .. import training
+from .. import settings, training
 from ..training import VALIDATION_BATCH, Batch, Phase, Run, mean_of
 from .classes import SHARES
-from .config import NetworkConfig
-from .settings import Settings
 
 
-class PixelCNNppTraining(training.Training):
+class ClassTraining(training.Training):
     """See `Training`."""
 
-    settings: Settings
-    config: NetworkConfig
-
-    def __init__(self, model, settings: Settings, train: Images, validation: Images, run: Run):
+    def __init__(self, model, settings: settings.Settings, train: Images, validation: Images, run: Run):
         super().__init__(model, settings, train, validation, run)
         self.classes_of, self.validation_classes = (
             torch.from_numpy(i.labels.copy()).to(run.device) for i in (train, validation)

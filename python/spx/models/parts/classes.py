@@ -1,4 +1,4 @@
-"""The classes of a PixelCNN++: as codes, drawn, guessed from pixels, and what they cost."""
+"""The classes that a model of whole images is told: as codes, drawn, guessed from pixels, and what they cost."""
 
 from __future__ import annotations
 
@@ -61,18 +61,19 @@ def joint(checkpoint: Checkpoint, images: np.ndarray, evaluate: Evaluate, mask: 
 
     from spxcore.heads.log_prob import log_prob
 
-    config, network, (n, height, width, channels) = checkpoint.config, checkpoint.networks["network"], images.shape
+    network, (n, height, width, channels) = checkpoint.networks["network"], images.shape
+    head, count = checkpoint.model.head(checkpoint.config), checkpoint.config.classes
     if mask is not None:
         images = np.where(mask[..., None], images, 0)
-    seen, result = unit_levels(config.head.levels), np.tile(log_prior(checkpoint), (n, 1))
+    seen, result = unit_levels(head.levels), np.tile(log_prior(checkpoint), (n, 1))
     for start in range(0, n, _BATCH):
         levels = images[start : start + _BATCH]
         x = seen[levels].reshape(len(levels), -1, channels)
         planes = torch.from_numpy(levels).permute(0, 3, 1, 2)
-        for y in range(config.classes):
-            code = one_hot(np.full(len(levels), y), config.classes)
+        for y in range(count):
+            code = one_hot(np.full(len(levels), y), count)
             params = evaluate(network, height, width, {"x": x}, code).reshape(len(levels), height, width, -1)
-            nats = log_prob(config.head, torch.from_numpy(params).permute(0, 3, 1, 2), planes).double().numpy()
+            nats = log_prob(head, torch.from_numpy(params).permute(0, 3, 1, 2), planes).double().numpy()
             counted = nats if mask is None else np.where(mask[start : start + _BATCH], nats, 0)
             result[start : start + _BATCH, y] += counted.sum(axis=(1, 2))
     return result

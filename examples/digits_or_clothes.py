@@ -58,7 +58,7 @@ def draw(path: str, curves: dict[str, tuple[np.ndarray, np.ndarray]]) -> None:
     axes.set(
         xlabel="own images taken for strange", ylabel="strange images found", aspect="equal", xlim=(0, 1), ylim=(0, 1)
     )
-    axes.legend(loc="lower right", fontsize="small")
+    axes.legend(loc="center", fontsize="small")
     figure.savefig(path, dpi=100)
 
 

@@ -72,7 +72,7 @@ class Sampler:
 
     def update(self, tensors: Mapping[str, Any]) -> None:
         """Replace the weights: what is drawn, completed or scored from now on is that of a fresh sampler of these weights, with every
-        engine. The cpp engine keeps its tables, and takes new numbers in less time than it draws an image.
+        engine. The cpp engine keeps its tables, and takes new numbers in about the time in which it draws an image.
 
         Not to be called while another thread draws with this sampler.
 

@@ -106,7 +106,7 @@ def test_a_start_from_another_model(uninterrupted, data_dir, tmp_path, capsys):
     refused(
         capsys,
         ["--out", tmp_path / "run", *options(settings("no latent", data_dir, init="mnist"))],
-        "checkpoint: expected one of mnist-8x8, a folder",
+        "checkpoint: expected one of mnist-8x8, pixelcnnpp-mnist, a folder",
     )
 
 

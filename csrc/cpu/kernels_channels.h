@@ -192,12 +192,16 @@ void finish_channels(const ChannelsRun& run, int place, const float* sum, int be
   const float* x = run.residual ? run.residual + place * run.residual_step : nullptr;
   float* raw = run.raw ? run.raw + place * run.raw_step : nullptr;
   float* activated = run.activated ? run.activated + place * run.activated_step : nullptr;
-  for (int c = begin; run.tanh && c < end; c += WIDTH) {
-    if (raw) store_some(sum + c, run.channels - c, raw + c);
-    if (raw) store_some(sum + b + c, run.channels - c, raw + run.channels + c);
-    if (activated) store(activated + c, tanh_gate(load(sum + c), load(sum + b + c)));
+  if (run.tanh) {
+    for (int c = begin; c < end; c += WIDTH) {
+      if (raw) {
+        store_some(sum + c, run.channels - c, raw + c);
+        store_some(sum + b + c, run.channels - c, raw + run.channels + c);
+      }
+      if (activated) store(activated + c, tanh_gate(load(sum + c), load(sum + b + c)));
+    }
+    return;
   }
-  if (run.tanh) return;
   for (int c = begin; c < end; c += WIDTH) {
     Vec added = all(0.0f);
     if (x && run.of_pairs) {

@@ -204,12 +204,17 @@ void finish_wide(const Run& run, const Op& op, const float* sum, int begin, int 
   float* raw = op.raw < 0 ? nullptr : row_of(run, op.raw);
   float* activated = op.activated < 0 ? nullptr : row_of(run, op.activated);
   const bool of_pairs = x && run.of_pairs && run.of_pairs[&op - run.begin];
-  for (int at = begin * LANES; op.gate == GATE_TANH && at < end * LANES; at += WIDTH) {
-    const Vec a = load(sum + at), b = load(sum + channels * LANES + at);
-    if (raw) store(raw + at, a), store(raw + channels * LANES + at, b);
-    if (activated) store(activated + at, tanh_gate(a, b));
+  if (op.gate == GATE_TANH) {
+    for (int at = begin * LANES; at < end * LANES; at += WIDTH) {
+      const Vec a = load(sum + at), b = load(sum + channels * LANES + at);
+      if (raw) {
+        store(raw + at, a);
+        store(raw + channels * LANES + at, b);
+      }
+      if (activated) store(activated + at, tanh_gate(a, b));
+    }
+    return;
   }
-  if (op.gate == GATE_TANH) return;
   for (int at = begin * LANES; at < end * LANES; at += WIDTH) {
     const float* pair = of_pairs ? x + (at / LANES) * 2 * LANES + at % LANES : nullptr;
     const Vec added = pair ? from_elu(load(pair), load(pair + LANES)) : x ? load(x + at) : all(0.0f);

@@ -16,7 +16,6 @@ bool same_weights(const Program& program, const Op& a, const Op& b) {
 
 // Whether an op reads rows that another one writes, so that they cannot run side by side.
 bool reads(const Program& program, const Op& op, const Op& writer) {
-  const int channels = channels_of(writer);
   const auto overlaps = [](int32_t first, int32_t count, int32_t other, int32_t other_count) {
     return first >= 0 && other >= 0 && first < other + other_count && other < first + count;
   };

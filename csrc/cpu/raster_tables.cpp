@@ -164,6 +164,12 @@ class Checker {
   std::vector<int> base_;
 };
 
+std::unordered_map<int32_t, Block> blocks_by_first(const std::vector<Block>& blocks) {
+  std::unordered_map<int32_t, Block> result;
+  for (const Block& block : blocks) result[block.first] = block;
+  return result;
+}
+
 // Of a tile or a part of one: shorter than a call of memcpy is worth.
 inline void copy_numbers(const float* from, int count, float* to) {
   while (count >= 8) {
@@ -182,8 +188,7 @@ void Raster::finish(const std::vector<Block>& blocks) {
     numbers.push_back(ring.channels * (ring.form == FORM_PAIRS ? 2 : 1));
   }
   model.finish(blocks);
-  std::unordered_map<int32_t, Block> by_first;
-  for (const Block& block : blocks) by_first[block.first] = block;
+  const auto by_first = blocks_by_first(blocks);
   Checker(*this, by_first).run();
 
   for (const RasterStage& stage : stages) model.outputs = std::max(model.outputs, static_cast<int>(stage.outputs));
@@ -265,8 +270,7 @@ void Raster::choose_tile() {
 
 // Where each block and each bias stands in tiles.
 void Raster::place_tiles() {
-  std::unordered_map<int32_t, Block> by_first;
-  for (const Block& block : model.blocks) by_first[block.first] = block;
+  const auto by_first = blocks_by_first(model.blocks);
   std::unordered_map<int64_t, int64_t> tiled;  // first number of a block, and halves -> where it begins here
   std::unordered_map<int64_t, int64_t> tiled_bias;
   int64_t size = 0, bias_size = 0;
@@ -297,8 +301,7 @@ void Raster::place_tiles() {
 
 // Where the weights of the taps that wait stand, op after op. Most kinds of rows share them.
 void Raster::place_in_order() {
-  std::unordered_map<int32_t, Block> by_first;
-  for (const Block& block : model.blocks) by_first[block.first] = block;
+  const auto by_first = blocks_by_first(model.blocks);
   std::map<std::vector<int64_t>, size_t> known;  // the blocks of an op's taps -> the op that has them first
   int most = 1;
   for (size_t stage = 0; stage < stages.size(); ++stage) most = std::max(most, slices(static_cast<int>(stage)));

@@ -24,6 +24,7 @@ from ..graph import channels_seen
 from ..plan import Stage, plan_at
 from ..plan.plan import BLOCK, PLACE, ROW, SOURCE
 from ..plan.reach import first_rows, latest_pixel
+from ..walk.module import tanh_gate
 from ..walk.network import Network
 from .base import Report
 
@@ -289,6 +290,5 @@ def seen_as(x: Tensor, form: str) -> Tensor:
     if form == "relu":
         return F.relu(x)
     if form == "tanh_gate":
-        a, b = x.chunk(2, dim=-1)
-        return torch.tanh(a) * torch.sigmoid(b)
+        return tanh_gate(x, -1)
     return F.elu(x if form == "elu" else torch.cat([x, -x], dim=-1))

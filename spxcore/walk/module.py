@@ -83,6 +83,12 @@ def data_dependent_initialisation(module: nn.Module) -> Iterator[None]:
             layer.initialising = False
 
 
+def tanh_gate(x: Tensor, dim: int) -> Tensor:
+    """tanh(a) sigmoid(b), a and b being the halves of x along an axis."""
+    a, b = x.chunk(2, dim=dim)
+    return torch.tanh(a) * torch.sigmoid(b)
+
+
 class _Build(Shapes):
     """Shapes, but every layer and tensor becomes a submodule or parameter of `module` at its dotted name."""
 
@@ -175,8 +181,7 @@ class _Run:
     elu, relu = staticmethod(F.elu), staticmethod(F.relu)
 
     def tanh_gate(self, x):
-        a, b = x.chunk(2, dim=1)
-        return torch.tanh(a) * torch.sigmoid(b)
+        return tanh_gate(x, 1)
 
     def dropout(self, x, p):
         return F.dropout(x, p, self.module.training)

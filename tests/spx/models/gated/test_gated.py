@@ -116,6 +116,16 @@ def test_what_is_no_configuration(fields, message):
         NetworkConfig(**fields)
 
 
+def test_what_each_setting_changes():
+    """Shapes of tensors: a layer has 2 p outputs, and a kernel the rows above and the columns to the left of its own place."""
+    given = {"filters": 5, "layers": 2, "first": 9, "kernel": 5, "head": 7, "classes": 3}
+    shapes = MODEL.shapes(MODEL.trained(MODEL.preset("small", **given), 1, 28))
+    assert shapes["network.0.v.v"] == (10, 2, 4, 9) and shapes["network.0.h.v"] == (10, 2, 1, 4)
+    assert shapes["network.1.v.v"] == (10, 5, 3, 5) and shapes["network.1.h.v"] == (10, 5, 1, 3)
+    assert shapes["network.head.v"] == (7, 7, 1, 1) and shapes["network.logits.v"] == (256, 7, 1, 1)
+    assert shapes["network.classes.latent"] == (2 * 2 * 10, 3) and not any(n.startswith("network.2.") for n in shapes)
+
+
 def test_the_preset():
     c = MODEL.trained(MODEL.preset("small", classes=10), 1, 28)
     assert c == NetworkConfig(side=28, levels=256, filters=32, layers=12, first=7, kernel=3, head=64, classes=10)
